@@ -1,0 +1,1 @@
+"""dataplane: a flannel node daemon whose UDP and VXLAN data plane runs in userspace."""

@@ -1,0 +1,1 @@
+"""Plain-Python reference of the wire formats, for tests and for decoding captures."""

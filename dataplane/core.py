@@ -1,0 +1,236 @@
+"""The one door to the C core: typed configuration, peers and counters around the cffi module.
+
+Nothing else imports `dataplane._core` (a test holds that). What must stay true: every call's return code is
+turned into an exception here, descriptors stay the caller's, and no packet ever passes through Python.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from os import strerror
+
+from dataplane._core import ffi, lib
+from dataplane.errors import CoreError
+from dataplane.model import IPAddress, IPNetwork, Peer, PeerCounters, type_udp, type_vxlan
+
+log = logging.getLogger(__name__)
+
+_backends = {type_udp: lib.DP_BACKEND_UDP, type_vxlan: lib.DP_BACKEND_VXLAN}
+
+offload_bits: Mapping[str, int] = {
+    "tun_gso": lib.DP_OFFLOAD_TUN_GSO,
+    "tun_uso": lib.DP_OFFLOAD_TUN_USO,
+    "udp_segment": lib.DP_OFFLOAD_UDP_SEGMENT,
+    "udp_gro": lib.DP_OFFLOAD_UDP_GRO,
+    "coalesce": lib.DP_OFFLOAD_COALESCE,
+}
+all_offloads = frozenset(offload_bits)
+max_workers: int = lib.DP_MAX_WORKERS
+max_sources: int = lib.DP_MAX_SOURCES
+max_peers: int = lib.DP_MAX_PEERS
+
+_counter_names = [name for name, _ in ffi.typeof("struct dp_counters").fields]
+_drop_prefix = "drop_"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwarderConfig:
+    """What one forwarder (one TUN, one underlay family, one wire format) is made of.
+
+    Attributes:
+        backend: "udp" or "vxlan".
+        mtu: largest inner packet, bytes.
+        port: UDP destination port of what we send.
+        underlay_family: 4 or 6.
+        tun_fds, receive_fds: one of each per worker, non-blocking, owned by the caller.
+        source_fds: sockets to send from; the flow hash chooses one.
+        vnet_hdr: the TUN was opened with IFF_VNET_HDR.
+        vni, vtep_mac: vxlan only.
+        tunnel4, tunnel6: our addresses on the TUN.
+        spin_us: how long an idle worker polls before it sleeps, microseconds.
+        offloads: names out of `offload_bits`; what the kernel cannot do is dropped by a probe.
+    """
+
+    backend: str
+    mtu: int
+    port: int
+    underlay_family: int
+    tun_fds: tuple[int, ...]
+    receive_fds: tuple[int, ...]
+    source_fds: tuple[int, ...]
+    vnet_hdr: bool = True
+    vni: int = 1
+    vtep_mac: bytes = bytes(6)
+    tunnel4: IPAddress | None = None
+    tunnel6: IPAddress | None = None
+    spin_us: int = 0
+    offloads: frozenset[str] = field(default=all_offloads)
+
+
+def _check(call: str, code: int, text: str = "") -> None:
+    if code < 0:
+        raise CoreError(call, -code, text or strerror(-code))
+
+
+def _set_address(target: ffi.CData, address: IPAddress | None) -> None:
+    if address is not None:
+        target.family = address.version
+        ffi.memmove(target.bytes, address.packed, len(address.packed))
+
+
+class Forwarder:
+    """A running (or ready) data plane: worker threads in C, a forwarding table, counters.
+
+    Raises `CoreError` from every method when the core refuses.
+    """
+
+    def __init__(self, config: ForwarderConfig) -> None:
+        self.config = config
+        raw = ffi.new("struct dp_config *")
+        raw.backend = _backends[config.backend]
+        raw.offloads = sum(offload_bits[name] for name in config.offloads)
+        raw.vnet_hdr = config.vnet_hdr
+        raw.vni = config.vni
+        raw.port = config.port
+        raw.mtu = config.mtu
+        raw.underlay_family = config.underlay_family
+        raw.spin_us = config.spin_us
+        ffi.memmove(raw.vtep_mac, config.vtep_mac, 6)
+        _set_address(raw.tunnel4, config.tunnel4)
+        _set_address(raw.tunnel6, config.tunnel6)
+        raw.workers = len(config.tun_fds)
+        for edges, tun_fd, receive_fd in zip(raw.edges, config.tun_fds, config.receive_fds, strict=False):
+            edges.tun_fd = tun_fd
+            edges.receive_fd = receive_fd
+        raw.sources = len(config.source_fds)
+        for index, fd in enumerate(config.source_fds):
+            raw.source_fds[index] = fd
+        out = ffi.new("struct dp **")
+        _check("dp_new", lib.dp_new(raw, out))
+        self._dp = out[0]
+        self._threads: list[threading.Thread] = []
+        self._failures: list[str] = []
+        self._stopping = False
+        self._slots: dict[IPNetwork, int] = {}
+        self._peers: dict[IPNetwork, Peer] = {}
+        self._free: list[int] = []
+        self._used = 0
+        self._baseline: dict[int, PeerCounters] = {}
+
+    @property
+    def offloads(self) -> frozenset[str]:
+        """Names of the offloads that the probe found working and that are in use."""
+        bits = lib.dp_offloads(self._dp)
+        return frozenset(name for name, bit in offload_bits.items() if bits & bit)
+
+    @property
+    def peers(self) -> Mapping[IPNetwork, Peer]:
+        """The forwarding table as last committed, by prefix."""
+        return self._peers
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why workers ended although nobody stopped them; empty while all is well."""
+        return tuple(self._failures)
+
+    def start(self) -> None:
+        """Start one thread per worker; each runs in C without the GIL until `stop`."""
+        for index in range(len(self.config.tun_fds)):
+            thread = threading.Thread(target=self._run, args=(index,), name=f"dataplane-worker-{index}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _run(self, index: int) -> None:
+        code = lib.dp_run(self._dp, index)
+        if not self._stopping:
+            reason = strerror(-code) if code < 0 else "ended"
+            self._failures.append(f"worker {index}: {reason}")
+            log.error("worker %d of the data plane stopped: %s", index, reason)
+
+    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> None:
+        """Change the forwarding table in one step: packets see all of it or nothing of it."""
+        for prefix in remove:
+            slot = self._slots.pop(prefix, None)
+            if slot is not None:
+                _check("dp_peer_clear", lib.dp_peer_clear(self._dp, slot))
+                del self._peers[prefix]
+                self._free.append(slot)
+        raw = ffi.new("struct dp_peer *")
+        for peer in put:
+            slot = self._slots.get(peer.prefix, -1)
+            if slot < 0:
+                slot = self._take_slot()
+            self._fill(raw, peer)
+            _check("dp_peer_set", lib.dp_peer_set(self._dp, slot, raw), f"peer {peer.prefix}")
+            self._slots[peer.prefix] = slot
+            self._peers[peer.prefix] = peer
+        _check("dp_commit", lib.dp_commit(self._dp))
+
+    def _take_slot(self) -> int:
+        if self._free:
+            slot = self._free.pop()
+            self._baseline[slot] = self._raw_peer_counters(slot, 1)[0]
+            return slot
+        if self._used == max_peers:
+            raise CoreError("dp_peer_set", 28, f"the forwarding table holds at most {max_peers} prefixes")
+        self._used += 1
+        return self._used - 1
+
+    @staticmethod
+    def _fill(raw: ffi.CData, peer: Peer) -> None:
+        raw.prefix_len = peer.prefix.prefixlen
+        _set_address(raw.prefix, peer.prefix.network_address)
+        raw.local = peer.next_hop is None
+        raw.next_hop.family = 0
+        _set_address(raw.next_hop, peer.next_hop)
+        ffi.memmove(raw.vtep_mac, peer.vtep_mac, 6)
+
+    def counters(self) -> dict[str, int]:
+        """The core's totals by name, drops left out; see csrc/dataplane.h for what each counts."""
+        raw = self._read_counters()
+        return {name: getattr(raw, name) for name in _counter_names if not name.startswith(_drop_prefix)}
+
+    def drops(self) -> dict[str, int]:
+        """Packets and datagrams dropped, by reason; every reason is present."""
+        raw = self._read_counters()
+        return {
+            name.removeprefix(_drop_prefix): getattr(raw, name)
+            for name in _counter_names
+            if name.startswith(_drop_prefix)
+        }
+
+    def _read_counters(self) -> ffi.CData:
+        raw = ffi.new("struct dp_counters *")
+        _check("dp_read_counters", lib.dp_read_counters(self._dp, raw))
+        return raw
+
+    def peer_counters(self) -> dict[IPNetwork, PeerCounters]:
+        """Counters by overlay prefix, from the moment the prefix entered the table."""
+        if not self._used:
+            return {}
+        rows = self._raw_peer_counters(0, self._used)
+        zero = PeerCounters()
+        return {prefix: rows[slot] - self._baseline.get(slot, zero) for prefix, slot in self._slots.items()}
+
+    def _raw_peer_counters(self, first: int, count: int) -> list[PeerCounters]:
+        raw = ffi.new("struct dp_peer_counters[]", count)
+        _check("dp_read_peer_counters", lib.dp_read_peer_counters(self._dp, first, count, raw))
+        return [PeerCounters(row.tx_packets, row.tx_bytes, row.rx_packets, row.rx_bytes) for row in raw]
+
+    def stop(self) -> None:
+        """Stop all workers and wait for them; packets in flight inside the core are finished first."""
+        self._stopping = True
+        _check("dp_stop", lib.dp_stop(self._dp))
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+
+    def close(self) -> None:
+        """Stop, then free the core's memory. The descriptors stay open; their owner closes them."""
+        if self._dp is not None:
+            self.stop()
+            lib.dp_free(self._dp)
+            self._dp = None

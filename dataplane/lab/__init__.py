@@ -1,0 +1,1 @@
+"""Virtual clusters in private namespaces; demo, tests and bench stand on this one piece."""

@@ -1,0 +1,1 @@
+"""Where leases come from: one Protocol (base), one module per store."""

@@ -1,0 +1,47 @@
+"""What the daemon asks of a lease store: the embedded one, etcd or Kubernetes behind one Protocol.
+
+A store owns three truths: the network configuration, who holds which subnet, and the order in which that
+changed. What must stay true of every implementation:
+- a subnet is never given to two nodes, whatever is killed and when;
+- a watch yields a complete Snapshot before any change and never skips a change silently (it sends a new
+  Snapshot instead when it may have missed something);
+- content that cannot be decoded is reported by key and isolated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
+
+
+class Store(Protocol):
+    """A lease store. All methods raise `StoreError` when the store cannot be used now."""
+
+    async def read_config(self) -> NetConf:
+        """Return the validated network configuration; raises `BadConfig`, or `StoreError` when there is none yet."""
+        ...
+
+    async def acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
+        """Return our lease, choosing the subnet as flannel does (flannel.md section 2.4).
+
+        Args:
+            attrs: what to publish; the public address is the node's identity.
+            previous: subnets of an earlier life read from subnet.env (its attrs are ignored), or None.
+        Raises:
+            OutOfSubnets: nothing is free.
+        """
+        ...
+
+    async def renew(self, lease: Lease) -> Lease:
+        """Extend our lease and return it with its new expiry; raises `LeaseLost` if it is no longer ours."""
+        ...
+
+    def watch(self) -> AsyncIterator[WatchEvent]:
+        """Yield a Snapshot, then changes, our own lease included; ends only by cancellation or `StoreError`."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections and files. Leases stay, as flannel's do."""
+        ...

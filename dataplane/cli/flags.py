@@ -1,0 +1,238 @@
+"""The daemon's flags: flanneld's names, defaults and environment, in every form that Go's flag package takes.
+
+How it works: `normalise` rewrites every Go form (-x=v, -x v, --x v, a bare boolean) into --x=v, argparse reads
+that, then the environment fills in what the command line left out. What must stay true: a flag means what
+flanneld's documentation says, or is refused, or its missing feature is named in `Options.warnings`; nothing is
+silently ignored. Source: flannel main.go, Go's flag package.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+from typing import Any
+
+from dataplane.control.options import Options
+
+true_words = ("1", "t", "T", "true", "TRUE", "True")
+false_words = ("0", "f", "F", "false", "FALSE", "False")
+max_queues = 16  # of the core: DP_MAX_WORKERS, not imported because a wrong flag must not need the core
+
+
+def _boolean(text: str) -> bool:
+    if text not in true_words + false_words:
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text in true_words
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            value = int(text, 0)
+        except ValueError:
+            raise ValueError(f"{text!r} is not a whole number") from None
+        if not low <= value <= high:
+            raise ValueError(f"{value} is not within {low} to {high}")
+        return value
+
+    return read
+
+
+def _ipv4(text: str) -> IPv4Address | None:
+    return IPv4Address(text) if text else None
+
+
+def _ipv6(text: str) -> IPv6Address | None:
+    return IPv6Address(text) if text else None
+
+
+def _any_ip(text: str) -> str:
+    return str(ip_address(text))
+
+
+def _regex(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression: {error}") from None
+    return text
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text not in words:
+            raise ValueError(f"{text!r} is none of {', '.join(words)}")
+        return text
+
+    return read
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag. `absent` says what is not built yet when the flag is set to anything but its default."""
+
+    name: str
+    read: Callable[[str], Any]
+    default: Any
+    help: str
+    many: bool = False
+    absent: str = ""
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that stands in for the flag."""
+        return "FLANNELD_" + self.name.upper().replace("-", "_")
+
+
+no_firewall = "this release makes no firewall rules"
+no_kube = "it has no effect without the Kubernetes store, which this release does not have"
+no_klog = "messages cannot be chosen by source file here; -v=1 shows them all"
+
+flags = (
+    Flag("iface", str, (), "external interface, by name or address; may be repeated, tried in order", many=True),
+    Flag("iface-regex", _regex, (), "the same by regular expression, tried after every --iface", many=True),
+    Flag("iface-can-reach", str, "", "the interface by which the host reaches this address, tried last"),
+    Flag("public-ip", _ipv4, None, "address at which the other nodes reach this one"),
+    Flag("public-ipv6", _ipv6, None, "the same for IPv6"),
+    Flag("subnet-file", Path, Path("/run/flannel/subnet.env"), "where the subnet of this node is written for CNI"),
+    Flag("net-config-path", Path, Path("/etc/kube-flannel/net-conf.json"), "network configuration"),
+    Flag("subnet-lease-renew-margin", _integer(1, 1439), 60, "minutes before expiry at which the lease is renewed"),
+    Flag("healthz-ip", _any_ip, "0.0.0.0", "address of /healthz, /readyz and /metrics"),
+    Flag("healthz-port", _integer(0, 65535), 0, "port of the same; 0 switches them off"),
+    Flag("lease-dir", Path, Path("/var/lib/dataplane"), "directory of the embedded lease store"),
+    Flag("run-dir", Path, Path("/run/dataplane"), "directory of the status socket and the pid file"),
+    Flag("datapath", _one_of("auto", "kernel", "userspace"), "auto", "who carries vxlan packets: auto or userspace"),
+    Flag("workers", _integer(1, max_queues), None, "TUN queues, each with a thread of its own"),
+    Flag("log-json", _boolean, False, "write the log as JSON lines"),
+    Flag("v", _integer(0, 2**31 - 1), 0, "log level; above 0 also debug messages"),
+    Flag("version", _boolean, False, "print the version and leave"),
+    Flag("ip-masq", _boolean, False, "masquerade rules", absent=no_firewall),
+    Flag("ip-masq-fully-random-disable", _boolean, False, "masquerade without random ports", absent=no_firewall),
+    Flag("iptables-forward-rules", _boolean, True, "accept forwarded overlay packets", absent=no_firewall),
+    Flag("iptables-resync", _integer(1, 2**31 - 1), 5, "seconds between checks of the rules", absent=no_firewall),
+    Flag("ip-blackhole-route", _boolean, False, "blackhole route for our subnet", absent="it is not built yet"),
+    Flag("vmodule", str, "", "log level by source file", absent=no_klog),
+    Flag("log_backtrace_at", str, ":0", "stack trace at a source line", absent=no_klog),
+    Flag("kube-subnet-mgr", _boolean, False, "take leases from Kubernetes (not built yet)"),
+    Flag("kube-api-url", str, "", "Kubernetes API server", absent=no_kube),
+    Flag("kubeconfig-file", str, "", "Kubernetes credentials", absent=no_kube),
+    Flag("kube-annotation-prefix", str, "flannel.alpha.coreos.com", "prefix of node annotations", absent=no_kube),
+    Flag("set-node-network-unavailable", _boolean, True, "set the node's NetworkUnavailable", absent=no_kube),
+    Flag("etcd-endpoints", str, None, "take leases from etcd (not built yet)"),
+    Flag("etcd-prefix", str, None, "the same"),
+    Flag("etcd-keyfile", str, None, "the same"),
+    Flag("etcd-certfile", str, None, "the same"),
+    Flag("etcd-cafile", str, None, "the same"),
+    Flag("etcd-username", str, None, "the same"),
+    Flag("etcd-password", str, None, "the same"),
+)
+_by_name = {flag.name: flag for flag in flags}
+
+
+def normalise(words: Sequence[str]) -> list[str]:
+    """Rewrite Go's flag forms into --name=value; what is no known flag stays as it is, for argparse to refuse."""
+    out: list[str] = []
+    rest = iter(words)
+    for word in rest:
+        if word == "--":
+            out.extend([word, *rest])
+            break
+        name, equals, value = word.lstrip("-").partition("=")
+        flag = _by_name.get(name)
+        if flag is None or not word.startswith("-") or word.startswith("---"):
+            out.append(word)
+        elif equals:
+            out.append(f"--{name}={value}")
+        elif flag.read is _boolean:
+            out.append(f"--{name}=true")
+        else:
+            following = next(rest, None)
+            out.append(f"--{name}" if following is None else f"--{name}={following}")
+    return out
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add every flag to `parser`; a flag that is not given leaves no trace in the namespace."""
+    for flag in flags:
+        parser.add_argument(
+            f"--{flag.name}",
+            dest=flag.name,
+            type=_reader(flag),
+            action="append" if flag.many else "store",
+            default=argparse.SUPPRESS,
+            metavar="BOOL" if flag.read is _boolean else "VALUE",
+            help=flag.help.replace("%", "%%"),
+        )
+
+
+def _reader(flag: Flag) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            return flag.read(text)
+        except ValueError as error:
+            # argparse would hide the reason of a bare ValueError.
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    return read
+
+
+def default_workers() -> int:
+    """Half of the CPUs we may use, one to four: pods and the kernel's stack want the others."""
+    return max(1, min(4, len(os.sched_getaffinity(0)) // 2))
+
+
+def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environment: Mapping[str, str]) -> Options:
+    """Return the daemon's settings; what cannot be is refused through `parser.error` (exit code 2)."""
+    given = {flag.name: getattr(args, flag.name) for flag in flags if hasattr(args, flag.name)}
+    warnings: list[str] = []
+    for flag in flags:
+        text = environment.get(flag.variable, "")
+        if flag.name in given or not text or flag.name == "version":
+            continue
+        try:
+            value = flag.read(text)
+        except ValueError as error:
+            warnings.append(f"{flag.variable}: {error}; not used")
+        else:
+            given[flag.name] = [value] if flag.many else value
+    _refuse(parser, given)
+    for name, value in given.items():
+        flag = _by_name[name]
+        if flag.absent and value != flag.default:
+            warnings.append(f"--{name} is accepted without effect: {flag.absent}")
+    values = {flag.name: given.get(flag.name, flag.default) for flag in flags}
+    return Options(
+        iface=tuple(values["iface"]),
+        iface_regex=tuple(values["iface-regex"]),
+        iface_can_reach=values["iface-can-reach"],
+        public_ip=values["public-ip"],
+        public_ipv6=values["public-ipv6"],
+        subnet_file=values["subnet-file"],
+        net_config_path=values["net-config-path"],
+        renew_margin=60.0 * values["subnet-lease-renew-margin"],
+        healthz_ip=values["healthz-ip"],
+        healthz_port=values["healthz-port"],
+        lease_dir=values["lease-dir"],
+        run_dir=values["run-dir"],
+        datapath=values["datapath"],
+        workers=values["workers"] or default_workers(),
+        verbosity=values["v"],
+        log_json=values["log-json"],
+        warnings=tuple(warnings),
+    )
+
+
+def _refuse(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> None:
+    embedded = "this release has the embedded store only: leave the flag out and name its directory with --lease-dir"
+    for name, value in given.items():
+        if name.startswith("etcd-"):
+            parser.error(f"--{name} asks for the etcd store; {embedded}")
+        if name == "kube-subnet-mgr" and value:
+            parser.error(f"--kube-subnet-mgr asks for the Kubernetes store; {embedded}")
+        if name == "datapath" and value == "kernel":
+            parser.error("--datapath kernel is not built yet; allowed now: auto, userspace")

@@ -1,0 +1,42 @@
+"""The daemon's settings after flags and environment have been read: plain typed values, complete and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `dataplane run` was asked for (names and meaning: flannel main.go, where flannel has them).
+
+    Attributes:
+        iface, iface_regex, iface_can_reach, public_ip, public_ipv6: how to find the external interface.
+        renew_margin: seconds before its expiry at which the lease is renewed.
+        healthz_port: TCP port of /healthz, /readyz and /metrics; 0: none.
+        lease_dir: directory of the embedded store.
+        run_dir: directory of the status socket and the pid file; one daemon each.
+        datapath: "auto" or "userspace".
+        workers: TUN queues, each with a thread of its own.
+        verbosity: klog's level; above 0 also debug messages are written.
+        warnings: what was accepted although its feature is not built yet, one sentence each.
+    """
+
+    iface: tuple[str, ...]
+    iface_regex: tuple[str, ...]
+    iface_can_reach: str
+    public_ip: IPv4Address | None
+    public_ipv6: IPv6Address | None
+    subnet_file: Path
+    net_config_path: Path
+    renew_margin: float
+    healthz_ip: str
+    healthz_port: int
+    lease_dir: Path
+    run_dir: Path
+    datapath: str
+    workers: int
+    verbosity: int
+    log_json: bool
+    warnings: tuple[str, ...] = ()

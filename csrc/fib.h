@@ -1,0 +1,45 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The forwarding table: overlay prefix → peer (longest prefix), and underlay address → sender.
+ *
+ * Built whole, then never changed. For each prefix length in use there is one open-addressing hash table, searched from the
+ * longest length down; a cluster uses one or two lengths, so a look-up is one or two probes whether it has 2 peers or 10,000.
+ * Hashes are seeded at random for each table: lease data is hostile and must not choose collisions.
+ */
+#ifndef FIB_H
+#define FIB_H
+
+#include <netinet/in.h>
+
+#include "dataplane.h"
+#include "packet.h"
+
+struct fib_peer {
+	uint32_t slot;
+	uint32_t sender;        /* number of its underlay address in this table; peers that share an address share it */
+	bool local;
+	uint8_t vtep_mac[6];
+	socklen_t address_len;
+	union {
+		struct sockaddr sa;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+	} address;              /* next hop, ready for sendmsg */
+};
+
+struct fib;
+
+enum { fib_nobody = UINT32_MAX };
+
+/* Build from the slots whose prefix.family is set. port is the next hops' UDP port, host order.
+ * Returns 0, -ENOMEM, or -EEXIST when two slots hold the same prefix.
+ */
+int fib_build(const struct dp_peer *slots, uint32_t count, uint16_t port, struct fib **out);
+void fib_free(struct fib *fib);
+
+/* The peer whose prefix is the longest match for the address (4 or 16 bytes), or NULL. */
+const struct fib_peer *fib_lookup(const struct fib *fib, const uint8_t *address, uint8_t version);
+
+/* The sender number of an underlay address, or fib_nobody. */
+uint32_t fib_sender(const struct fib *fib, const struct sockaddr *address);
+
+#endif

@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the stages share inside the core: the forwarder, and one worker with its two batches.
+ *
+ * Everything hangs off struct dp; there are no globals. What must stay true:
+ *   - a worker's memory is written by that worker alone; the exceptions are dp.table (published by dp_commit) and dp.stopping;
+ *   - worker.table is a hazard pointer: dp_commit frees no table that some worker still shows there;
+ *   - all buffers are made in dp_new: nothing is allocated while packets flow.
+ */
+#ifndef FORWARDER_H
+#define FORWARDER_H
+
+#include <linux/virtio_net.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "counters.h"
+#include "dataplane.h"
+#include "encap.h"
+#include "fib.h"
+#include "ip.h"
+
+enum {
+	burst_packets = 64,          /* TUN reads before the other direction gets its turn */
+	burst_bytes = 128 * 1024,    /* and bytes: what is queued should still be in the cache when it is sent */
+	train_segments = 64,         /* UDP_SEGMENT takes 64 up to Linux 6.8, 128 since */
+	train_bytes = 65000,         /* a train is one datagram to the kernel: 65,507 bytes over IPv4 */
+	trains_max = 128,
+	datagrams_max = 512,
+	messages_max = 16,           /* datagram trains taken by one recvmmsg */
+	runs_max = 256,              /* packets or joined packets waiting for their TUN write */
+	parts_max = 1024,
+	flow_buckets = 64,
+	receive_buffer = packet_max + 1, /* one more than any datagram has: longer ones show as truncated */
+	/* Room for a burst, one more super-packet, and the segments of it with their headers. */
+	arena_bytes = burst_bytes + 4 * (packet_max + 1),
+};
+
+/* The send batch: datagrams lie in the arena, trains chain those that one sendmsg with UDP_SEGMENT can carry. */
+struct datagram {
+	uint8_t *data;
+	uint32_t len;
+	uint32_t next; /* in its train; 0 ends, as a train's first datagram is never a next */
+};
+
+struct train {
+	const struct fib_peer *peer;
+	uint32_t source;    /* index of the socket */
+	uint32_t segment;   /* bytes of every datagram but the last */
+	uint32_t segments;
+	uint32_t bytes;
+	uint32_t first;
+	uint32_t last;
+	uint8_t ecn;
+	bool open;          /* takes more */
+};
+
+union send_control {
+	struct cmsghdr align;
+	uint8_t bytes[CMSG_SPACE(sizeof(uint16_t)) + CMSG_SPACE(sizeof(int))];
+};
+
+struct send_batch {
+	uint8_t *arena;
+	uint32_t used;
+	uint32_t datagrams;
+	uint32_t trains;
+	struct datagram datagram[datagrams_max];
+	struct train train[trains_max];
+	uint16_t by_flow[flow_buckets];
+	struct mmsghdr message[trains_max];
+	uint16_t message_train[trains_max];
+	struct iovec iov[datagrams_max];
+	union send_control control[trains_max];
+};
+
+/* The receive batch: payloads stay in the receive buffers, runs chain those that one TUN write can carry. */
+struct part {
+	uint8_t *data;
+	uint32_t len;
+	uint32_t next; /* 0 ends */
+};
+
+struct run {
+	struct ip ip;          /* the first packet, with its headers */
+	uint32_t headers;      /* bytes of IP and transport header; 0: the packet is not to be joined or cut */
+	uint32_t gso_size;     /* payload of every packet but the last */
+	uint32_t payload;
+	uint32_t packets;
+	uint32_t next_sequence;
+	uint32_t first;        /* parts behind the first packet */
+	uint32_t last;
+	bool partial;          /* the transport checksum is still to be finished */
+	bool open;
+};
+
+union receive_control {
+	struct cmsghdr align;
+	uint8_t bytes[CMSG_SPACE(sizeof(int)) * 2];
+};
+
+struct receive_batch {
+	uint8_t *buffers;
+	struct mmsghdr message[messages_max];
+	struct iovec message_iov[messages_max];
+	struct sockaddr_in6 from[messages_max];
+	union receive_control control[messages_max];
+	uint32_t runs;
+	uint32_t parts;
+	struct run run[runs_max];
+	struct part part[parts_max];
+	uint16_t by_flow[flow_buckets];
+	struct iovec iov[parts_max + 2];
+	uint8_t *scratch; /* one wire-size packet being written, an ICMP error being made */
+};
+
+struct worker {
+	struct dp *dp;
+	int tun_fd;
+	int receive_fd;
+	uint32_t index;
+	uint32_t offloads;               /* dp.offloads as last seen to work here */
+	_Atomic(const struct fib *) table;
+	struct dp_counters counters;
+	struct dp_peer_counters *peers;  /* by slot */
+	double icmp_tokens;
+	uint64_t icmp_refilled_ns;
+	struct send_batch send;
+	struct receive_batch receive;
+} __attribute__((aligned(64)));
+
+struct dp {
+	struct dp_config config;
+	struct encap encap;
+	uint32_t offloads;
+	int stop_fd;
+	atomic_bool stopping;
+	_Atomic(const struct fib *) table;
+	/* control side, under the mutex */
+	pthread_mutex_t control;
+	struct dp_peer *slots;
+	uint32_t slots_used;
+	struct fib **retired;
+	uint32_t retired_count;
+	struct worker *worker[DP_MAX_WORKERS];
+};
+
+#endif

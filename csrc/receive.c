@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Underlay to overlay, in the order a datagram meets it:
+ *
+ *   receive_burst     takes trains from the socket
+ *     receive_train     who sent it? then cut into datagrams
+ *       receive_datagram  wire format → inner packet → who may send this, to us? → ECN → TTL → checksum
+ *         coalesce_add      joins packets of one flow; coalesce_flush writes them
+ *
+ * What must stay true: no byte is believed before it is checked, and each way out has its own counter. A datagram enters
+ * only from a leased peer, with an inner source that this peer holds and an inner destination that we hold.
+ */
+#include "receive.h"
+
+#include "coalesce.h"
+#include "icmp.h"
+#include "tun.h"
+#include "underlay.h"
+
+/* The wire format's own checks; what is left is the inner packet. */
+static bool pull(struct worker *w, const uint8_t *data, uint32_t len)
+{
+	const struct encap *encap = &w->dp->encap;
+	struct dp_counters *counters = &w->counters;
+
+	if (len < encap->overhead + ipv4_header) {
+		count(&counters->drop_receive_short, 1);
+		return false;
+	}
+	if (!encap->overhead)
+		return true;
+	switch (encap_vxlan_pull(encap, data)) {
+	case vxlan_ok:
+		return true;
+	case vxlan_fault_flags:
+		count(&counters->drop_receive_vxlan_flags, 1);
+		break;
+	case vxlan_fault_vni:
+		count(&counters->drop_receive_vni, 1);
+		break;
+	case vxlan_fault_mac:
+		count(&counters->drop_receive_inner_mac, 1);
+		break;
+	case vxlan_fault_type:
+		count(&counters->drop_receive_inner_type, 1);
+		break;
+	}
+	return false;
+}
+
+/* The peer that holds the inner source, if it is the one that sent the datagram and the packet is meant for us. */
+static const struct fib_peer *admit(struct worker *w, const struct fib *fib, uint32_t sender, const uint8_t *datagram,
+				    const struct ip *ip)
+{
+	const struct encap *encap = &w->dp->encap;
+	struct dp_counters *counters = &w->counters;
+	const struct fib_peer *peer = fib_lookup(fib, ip_source(ip), ip->version);
+	const struct fib_peer *own;
+
+	if (!peer || peer->local || peer->sender != sender) {
+		count(&counters->drop_receive_inner_source, 1);
+		return NULL;
+	}
+	if (encap->overhead && memcmp(encap_vxlan_sender_mac(datagram), peer->vtep_mac, 6) != 0) {
+		count(&counters->drop_receive_inner_mac, 1);
+		return NULL;
+	}
+	if (ip_is_group(ip_destination(ip), ip->version)) {
+		count(&counters->drop_receive_multicast, 1);
+		return NULL;
+	}
+	if (icmp_is_router_message(ip)) {
+		count(&counters->drop_receive_ra, 1);
+		return NULL;
+	}
+	own = fib_lookup(fib, ip_destination(ip), ip->version);
+	if (!own || !own->local) {
+		count(&counters->drop_receive_inner_destination, 1);
+		return NULL;
+	}
+	return peer;
+}
+
+/* RFC 6040 section 4.2, figure 4. Returns false where the packet must be dropped. */
+static bool merge_ecn(struct ip *ip, uint8_t outer)
+{
+	if (outer == ecn_ce) {
+		if (ip->ecn == ecn_not_ect)
+			return false;
+		if (ip->ecn != ecn_ce)
+			ip_set_ecn(ip, ecn_ce);
+	} else if (outer == ecn_ect1 && ip->ecn == ecn_ect0) {
+		ip_set_ecn(ip, ecn_ect1);
+	}
+	return true;
+}
+
+/* A sender with a kernel vxlan on a link that carries super-packets (veth between containers) hands them over uncut. The
+ * payload of their segments is lost on the way (gso_hint 0), or for UDP it is what the kernel reports as the train's segment.
+ * For TCP the largest that fits the MTU is as good: segment borders carry no meaning there.
+ */
+static uint32_t super_gso_size(const struct worker *w, const struct ip *ip, uint32_t gso_hint)
+{
+	uint32_t mtu = w->dp->config.mtu;
+
+	if (ip->len <= mtu)
+		return 0;
+	if (ip->proto == proto_tcp) {
+		uint32_t headers = ip->l4 + (uint32_t)(ip->data[ip->l4 + 12] >> 4) * 4;
+
+		return headers < mtu ? mtu - headers : 0;
+	}
+	return ip->proto == proto_udp ? gso_hint : 0;
+}
+
+static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t sender, uint8_t *data, uint32_t len,
+			     uint32_t gso_hint, uint8_t outer_ecn)
+{
+	const struct encap *encap = &w->dp->encap;
+	struct dp_counters *counters = &w->counters;
+	const struct fib_peer *peer;
+	enum ip_checksum checksum;
+	struct ip ip;
+
+	if (!pull(w, data, len))
+		return;
+	if (!ip_parse(data + encap->overhead, len - encap->overhead, &ip)) {
+		count(&counters->drop_receive_malformed, 1);
+		return;
+	}
+	peer = admit(w, fib, sender, data, &ip);
+	if (!peer)
+		return;
+	if (encap->carries_ecn && !merge_ecn(&ip, outer_ecn)) {
+		count(&counters->drop_receive_ecn, 1);
+		return;
+	}
+	checksum = ip_verify_checksum(&ip);
+	if (checksum == ip_checksum_bad) {
+		count(&counters->drop_receive_checksum, 1);
+		return;
+	}
+	if (encap->decrements_ttl) {
+		if (ip_ttl(&ip) <= 1) {
+			count(&counters->drop_receive_ttl, 1);
+			/* The host routes it back through the TUN to the peer. */
+			tun_write_icmp(w, icmp_ttl_exceeded, &ip);
+			return;
+		}
+		ip_decrement_ttl(&ip);
+	}
+	count(&counters->rx_packets, 1);
+	count(&counters->rx_bytes, ip.len);
+	count(&w->peers[peer->slot].rx_packets, 1);
+	count(&w->peers[peer->slot].rx_bytes, ip.len);
+	coalesce_add(w, &ip, checksum, super_gso_size(w, &ip, gso_hint));
+}
+
+/* Whether the inner packet claims the whole message: then it is one uncut super-packet, not a train. */
+static bool is_uncut(const struct worker *w, const uint8_t *data, uint32_t len)
+{
+	uint32_t overhead = w->dp->encap.overhead;
+	const uint8_t *inner = data + overhead;
+
+	if (len < overhead + ipv6_header)
+		return false;
+	if (inner[0] >> 4 == 4)
+		return overhead + load16(inner + 2) == len;
+	return inner[0] >> 4 == 6 && overhead + ipv6_header + load16(inner + 4) == len;
+}
+
+void receive_train(struct worker *w, const struct fib *fib, const struct sockaddr *from, uint8_t *data, uint32_t len,
+		   uint32_t segment, uint8_t outer_ecn)
+{
+	uint32_t sender = fib_sender(fib, from);
+
+	if (!segment || segment > len)
+		segment = len;
+	if (sender == fib_nobody) {
+		count(&w->counters.drop_receive_unknown_sender, segment ? (len + segment - 1) / segment : 1);
+		return;
+	}
+	if (segment == len || is_uncut(w, data, len)) {
+		receive_datagram(w, fib, sender, data, len, segment == len ? 0 : segment, outer_ecn);
+		return;
+	}
+	for (uint32_t at = 0; at < len; at += segment)
+		receive_datagram(w, fib, sender, data + at, len - at < segment ? len - at : segment, 0, outer_ecn);
+}
+
+int receive_burst(struct worker *w, const struct fib *fib)
+{
+	struct receive_batch *batch = &w->receive;
+	int messages = underlay_receive(w);
+
+	for (int i = 0; i < messages; i++) {
+		const struct mmsghdr *message = &batch->message[i];
+		uint32_t segment;
+		uint8_t outer_ecn;
+
+		if (message->msg_hdr.msg_flags & MSG_TRUNC) {
+			count(&w->counters.drop_receive_truncated, 1);
+			continue;
+		}
+		underlay_ancillary(&message->msg_hdr, &segment, &outer_ecn);
+		receive_train(w, fib, (const struct sockaddr *)&batch->from[i], batch->buffers + (size_t)i * receive_buffer,
+			      message->msg_len, segment, outer_ecn);
+	}
+	coalesce_flush(w);
+	return messages;
+}

@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Overlay to underlay, in the order a packet meets it:
+ *
+ *   send_burst      reads the TUN until it is empty or the burst is full, then lets the trains go
+ *     send_packet     parse → route → TTL → size → ECN and flow, then
+ *       send_whole      one packet, where it lies: its header is written into the room before it
+ *       send_super      a super-packet, cut into wire-size packets behind it in the arena
+ *         underlay_queue  joins equal datagrams of one peer to trains
+ *
+ * What must stay true: a packet is read with encap.overhead bytes of room before it, so encap moves no payload and packets
+ * read one after another lie back to back with their headers: a train of them is a single iovec.
+ */
+#include "send.h"
+
+#include <errno.h>
+
+#include "icmp.h"
+#include "segment.h"
+#include "tun.h"
+#include "underlay.h"
+
+static void write_encap(const struct encap *encap, uint8_t *inner, uint8_t version, const struct fib_peer *peer)
+{
+	if (encap->overhead)
+		encap_vxlan_push(encap, inner, version, peer);
+}
+
+static void count_sent(struct worker *w, const struct fib_peer *peer, uint64_t packets, uint64_t bytes)
+{
+	count(&w->counters.tx_packets, packets);
+	count(&w->counters.tx_bytes, bytes);
+	count(&w->peers[peer->slot].tx_packets, packets);
+	count(&w->peers[peer->slot].tx_bytes, bytes);
+}
+
+static void send_whole(struct worker *w, const struct ip *ip, const struct fib_peer *peer, uint32_t source)
+{
+	const struct encap *encap = &w->dp->encap;
+
+	write_encap(encap, ip->data, ip->version, peer);
+	underlay_queue(w, ip->data - encap->overhead, ip->len + encap->overhead, peer, source, encap->carries_ecn ? ip->ecn : 0);
+	count_sent(w, peer, 1, ip->len);
+}
+
+static void send_super(struct worker *w, struct segmenter *segments, const struct fib_peer *peer, uint32_t source)
+{
+	struct send_batch *batch = &w->send;
+	const struct encap *encap = &w->dp->encap;
+	const struct ip *ip = &segments->ip;
+	uint32_t keep = batch->used; /* the super-packet itself ends here */
+	uint64_t packets = 0, bytes = 0;
+	uint32_t len;
+
+	while ((len = segment_size(segments)) > 0) {
+		if (!underlay_has_room(batch) || batch->used + encap->overhead + len > arena_bytes) {
+			underlay_flush(w);
+			batch->used = keep;
+		}
+
+		uint8_t *inner = batch->arena + batch->used + encap->overhead;
+
+		segment_next(segments, inner);
+		write_encap(encap, inner, ip->version, peer);
+		underlay_queue(w, inner - encap->overhead, len + encap->overhead, peer, source, encap->carries_ecn ? ip->ecn : 0);
+		batch->used += encap->overhead + len;
+		packets++;
+		bytes += len;
+	}
+	count_sent(w, peer, packets, bytes);
+}
+
+/* The peer for the packet's destination; refusals are counted and, where a router owes it, answered. */
+static const struct fib_peer *route(struct worker *w, const struct fib *fib, const struct ip *ip)
+{
+	const uint8_t *destination = ip_destination(ip);
+	const struct fib_peer *peer;
+
+	if (ip_is_group(destination, ip->version)) {
+		count(&w->counters.drop_send_multicast, 1);
+		return NULL;
+	}
+	peer = fib_lookup(fib, destination, ip->version);
+	if (peer && !peer->local)
+		return peer;
+	count(&w->counters.drop_send_no_route, 1);
+	tun_write_icmp(w, icmp_no_route, ip);
+	return NULL;
+}
+
+/* The virtio-net header's story must agree with what we parsed; the kernel's own never disagrees. */
+static bool begin_segments(struct segmenter *segments, const struct ip *ip, const struct virtio_net_hdr *offload)
+{
+	switch (offload->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
+	case VIRTIO_NET_HDR_GSO_TCPV4:
+	case VIRTIO_NET_HDR_GSO_TCPV6:
+		return ip->proto == proto_tcp && segment_begin(segments, ip, offload->gso_size);
+	case 5: /* VIRTIO_NET_HDR_GSO_UDP_L4, Linux 6.2 */
+		return ip->proto == proto_udp && segment_begin(segments, ip, offload->gso_size);
+	}
+	return false;
+}
+
+static bool finish_checksum(const struct ip *ip, const struct virtio_net_hdr *offload)
+{
+	uint32_t field = (uint32_t)offload->csum_start + offload->csum_offset;
+
+	if (!(offload->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM))
+		return true;
+	if (offload->csum_start < ip->header_len || field + 2 > ip->len)
+		return false;
+	ip_finish_checksum(ip->data, ip->len, offload->csum_start, offload->csum_offset);
+	return true;
+}
+
+static void send_packet(struct worker *w, const struct fib *fib, uint8_t *data, uint32_t len, const struct virtio_net_hdr *offload)
+{
+	const struct dp *dp = w->dp;
+	const struct fib_peer *peer;
+	struct segmenter segments;
+	struct ip ip;
+	bool is_super = offload->gso_type != VIRTIO_NET_HDR_GSO_NONE;
+
+	if (!ip_parse(data, len, &ip) || ip.len != len) {
+		count(&w->counters.drop_send_malformed, 1);
+		return;
+	}
+	peer = route(w, fib, &ip);
+	if (!peer)
+		return;
+	if (dp->encap.decrements_ttl && ip_ttl(&ip) <= 1) {
+		count(&w->counters.drop_send_ttl, 1);
+		tun_write_icmp(w, icmp_ttl_exceeded, &ip);
+		return;
+	}
+	if (is_super ? !begin_segments(&segments, &ip, offload) : !finish_checksum(&ip, offload)) {
+		count(&w->counters.drop_send_gso, 1);
+		return;
+	}
+	/* Without DF a larger packet goes out whole and the underlay fragments it, as under the kernel's vxlan. */
+	if ((is_super ? segments.headers + segments.gso_size : ip.len) > dp->config.mtu && ip_may_not_fragment(&ip)) {
+		count(&w->counters.drop_send_too_big, 1);
+		tun_write_icmp(w, icmp_too_big, &ip);
+		return;
+	}
+	if (dp->encap.decrements_ttl)
+		ip_decrement_ttl(&ip);
+
+	uint32_t source = (dp->encap.entropy ? ip_flow_hash(&ip) : w->index) % dp->config.sources;
+
+	if (is_super)
+		send_super(w, &segments, peer, source);
+	else
+		send_whole(w, &ip, peer, source);
+}
+
+int send_burst(struct worker *w, const struct fib *fib)
+{
+	struct send_batch *batch = &w->send;
+	uint32_t overhead = w->dp->encap.overhead;
+	int packets = 0, got = 0;
+
+	batch->used = 0;
+	while (packets < burst_packets && batch->used < burst_bytes) {
+		struct virtio_net_hdr offload;
+		uint8_t *inner = batch->arena + batch->used + overhead;
+
+		if (!underlay_has_room(batch)) {
+			underlay_flush(w);
+			batch->used = 0;
+			continue;
+		}
+		got = tun_read(w, inner, &offload);
+		if (got <= 0)
+			break;
+		packets++;
+		/* Taken even if the packet is dropped below: a burst's length stays bounded whatever it holds. */
+		batch->used += overhead + (uint32_t)got;
+		send_packet(w, fib, inner, (uint32_t)got, &offload);
+	}
+	underlay_flush(w);
+	return got < 0 ? got : packets;
+}

@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Overlay to underlay. */
+#ifndef SEND_H
+#define SEND_H
+
+#include "forwarder.h"
+
+/* One bounded burst: TUN reads, look-up, encap, sends. Returns how many packets were read, or -errno when the TUN is gone. */
+int send_burst(struct worker *w, const struct fib *fib);
+
+#endif

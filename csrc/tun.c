@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "tun.h"
+
+#include <errno.h>
+#include <linux/if_tun.h>
+#include <sys/ioctl.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "icmp.h"
+
+#ifndef TUN_F_USO4 /* Linux 6.2; Debian 12's headers know less than its kernels may */
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+
+enum {
+	icmp_per_second = 1000,
+	icmp_burst = 50,
+};
+
+uint32_t tun_probe(int fd, bool vnet_hdr, uint32_t wanted)
+{
+	unsigned int gso = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN;
+	uint32_t rest = wanted & ~(uint32_t)(DP_OFFLOAD_TUN_GSO | DP_OFFLOAD_TUN_USO);
+
+	if (!vnet_hdr)
+		return rest & ~(uint32_t)DP_OFFLOAD_COALESCE;
+	if (wanted & DP_OFFLOAD_TUN_GSO) {
+		/* ENOTTY: no TUN but a socket pair that a test handed in; the configuration is believed. */
+		if ((wanted & DP_OFFLOAD_TUN_USO) &&
+		    (ioctl(fd, TUNSETOFFLOAD, gso | TUN_F_USO4 | TUN_F_USO6) == 0 || errno == ENOTTY))
+			return wanted;
+		if (ioctl(fd, TUNSETOFFLOAD, gso) == 0 || errno == ENOTTY)
+			return wanted & ~(uint32_t)DP_OFFLOAD_TUN_USO;
+	}
+	ioctl(fd, TUNSETOFFLOAD, 0);
+	return rest & ~(uint32_t)DP_OFFLOAD_COALESCE; /* joined packets can only be written with GSO */
+}
+
+int tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload)
+{
+	struct iovec iov[2] = {{offload, sizeof(*offload)}, {at, packet_max}};
+	bool vnet_hdr = w->dp->config.vnet_hdr;
+	ssize_t got;
+
+	memset(offload, 0, sizeof(*offload));
+	do
+		got = vnet_hdr ? readv(w->tun_fd, iov, 2) : read(w->tun_fd, at, packet_max);
+	while (got < 0 && errno == EINTR);
+	if (got < 0)
+		return errno == EAGAIN ? 0 : -errno;
+	if (vnet_hdr)
+		got -= (ssize_t)sizeof(*offload);
+	if (got <= 0)
+		return got == 0 ? -EIO : -EPROTO;
+	count(&w->counters.tun_reads, 1);
+	return (int)got;
+}
+
+void tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts)
+{
+	bool vnet_hdr = w->dp->config.vnet_hdr;
+	ssize_t put;
+
+	iov[0] = (struct iovec){(void *)(uintptr_t)offload, sizeof(*offload)};
+	do
+		put = writev(w->tun_fd, vnet_hdr ? iov : iov + 1, (int)(vnet_hdr ? parts : parts - 1));
+	while (put < 0 && errno == EINTR);
+	if (put >= 0)
+		count(&w->counters.tun_writes, 1);
+	else if (errno == EAGAIN || errno == ENOBUFS)
+		count(&w->counters.drop_tun_full, 1);
+	else
+		count(&w->counters.drop_tun_error, 1);
+}
+
+static bool take_icmp_token(struct worker *w)
+{
+	struct timespec now;
+	uint64_t now_ns;
+
+	clock_gettime(CLOCK_MONOTONIC, &now);
+	now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+	w->icmp_tokens += (double)(now_ns - w->icmp_refilled_ns) * icmp_per_second / 1e9;
+	if (w->icmp_tokens > icmp_burst)
+		w->icmp_tokens = icmp_burst;
+	w->icmp_refilled_ns = now_ns;
+	if (w->icmp_tokens < 1)
+		return false;
+	w->icmp_tokens -= 1;
+	return true;
+}
+
+void tun_write_icmp(struct worker *w, int error, const struct ip *offender)
+{
+	static const struct virtio_net_hdr plain;
+	const struct dp_config *config = &w->dp->config;
+	struct iovec iov[2];
+	uint32_t len = icmp_build(w->receive.scratch, (enum icmp_error)error, offender,
+				  offender->version == 4 ? &config->tunnel4 : &config->tunnel6, config->mtu);
+
+	if (!len)
+		return;
+	if (!take_icmp_token(w)) {
+		count(&w->counters.drop_icmp_limited, 1);
+		return;
+	}
+	iov[1] = (struct iovec){w->receive.scratch, len};
+	tun_write(w, &plain, iov, 2);
+	count(&w->counters.icmp_sent, 1);
+}

@@ -1,1 +1,1 @@
-"""The only users of netlink, TUN and sockets: devices, addresses, routes, the external interface."""
+"""The node's kernel as the daemon uses it: TUN devices, sockets, links, addresses, routes, sysctls."""

@@ -1,0 +1,217 @@
+"""What a backend is: the meaning of a configuration and of a lease for the data plane. Pure, without I/O.
+
+A backend turns the network configuration into devices (`DevicePlan`), our own addresses into what we publish
+(`LeaseAttrs`), and somebody's lease into forwarding entries (`Peer`). What must stay true: a lease is hostile until
+checked here, and each one that cannot be used is a `BadLease` that says why, never another error.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from typing import Any, ClassVar, Literal, Self
+
+from dataplane.errors import BadConfig, BadLease
+from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Peer
+
+ipv4_minimum_mtu = 68  # RFC 791
+ipv6_minimum_mtu = 1280  # RFC 8200 section 5; Linux takes IPv6 off a link below it
+largest_mtu = 65535
+
+_no_mac = bytes(6)
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlan:
+    """One TUN device with the forwarder behind it, as it should be.
+
+    Attributes:
+        name: exact, or a template ("flannel%d").
+        mtu: largest inner packet, bytes.
+        addresses: our addresses on it: the base of each of our subnets as a single host.
+        routes: what is sent into it: the whole overlay.
+        port: UDP port, ours and the peers'.
+        vni: 0 for udp.
+        wire: the format on the underlay.
+        underlay_family, underlay_address: 4 or 6, and the local address to bind to.
+        interface: name of the external interface.
+        subnets: our own overlay subnets that this device carries.
+        public_address: what our lease tells peers in place of underlay_address.
+        vtep_mac: ours; zero for udp.
+    """
+
+    name: str
+    mtu: int
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    routes: tuple[IPNetwork, ...]
+    port: int
+    vni: int
+    wire: Literal["udp", "vxlan"]
+    underlay_family: Literal[4, 6]
+    underlay_address: IPAddress
+    interface: str
+    subnets: tuple[IPNetwork, ...]
+    public_address: IPAddress
+    vtep_mac: bytes = _no_mac
+
+    @property
+    def local_peers(self) -> tuple[Peer, ...]:
+        """Our own subnets as forwarding entries."""
+        return tuple(Peer(subnet, None) for subnet in self.subnets)
+
+
+class Backend(ABC):
+    """One backend with its options read. Made by `from_conf`."""
+
+    wire: ClassVar[Literal["udp", "vxlan"]]
+
+    @classmethod
+    @abstractmethod
+    def from_conf(cls, conf: NetConf) -> Self:
+        """Read the Backend object's options; raises `BadConfig` naming field, value and what is allowed.
+
+        Unknown options are ignored and null means the default, as in Go.
+        """
+
+    @property
+    @abstractmethod
+    def mac_families(self) -> tuple[Literal[4, 6], ...]:
+        """Underlay families for which `lease_attrs` needs a VTEP MAC; empty where there are none."""
+
+    @abstractmethod
+    def mtu(self, interface_mtu: int) -> int:
+        """FLANNEL_MTU of subnet.env, bytes; raises `BadConfig` where nothing useful is left."""
+
+    @abstractmethod
+    def lease_attrs(
+        self, public_ip: IPv4Address | None, public_ipv6: IPv6Address | None, vtep_macs: Mapping[int, bytes]
+    ) -> LeaseAttrs:
+        """What we publish, as flannel would. `vtep_macs`: MAC by underlay family, one for each of `mac_families`."""
+
+    @abstractmethod
+    def devices(
+        self,
+        conf: NetConf,
+        own: Lease,
+        *,
+        interface: str,
+        interface_mtu: int,
+        address: IPv4Address | None,
+        address6: IPv6Address | None,
+    ) -> tuple[DevicePlan, ...]:
+        """The devices that `own` needs on this external interface.
+
+        Args:
+            own: our lease as the store gave it, attrs as published.
+            interface, interface_mtu, address, address6: the external interface's.
+        Raises:
+            BadConfig: the MTU leaves no room, or an enabled family has no underlay address.
+            BadLease: our own lease lacks a subnet or a VTEP MAC.
+        """
+
+    @abstractmethod
+    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
+        """What a peer's lease means for `device`: its overlay prefixes; none where it has none of that family.
+
+        Raises `BadLease` if any part of it that matters here cannot be used.
+        """
+
+
+def read_integer(conf: NetConf, field: str, default: int, lowest: int, highest: int) -> int:
+    """Return an integer option of the Backend object; raises `BadConfig`. `field` is spelt as in flannel's docs."""
+    value = conf.backend_options.get(field.lower())
+    if value is None:
+        return default
+    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
+        raise BadConfig(f"Backend.{field}: {value!r}; allowed: an integer from {lowest} to {highest}")
+    return value
+
+
+def read_boolean(conf: NetConf, field: str) -> bool:
+    """Return a boolean option of the Backend object, false by default; raises `BadConfig`."""
+    value = conf.backend_options.get(field.lower())
+    if value is None:
+        return False
+    if not isinstance(value, bool):
+        raise BadConfig(f"Backend.{field}: {value!r}; allowed: true or false")
+    return value
+
+
+def check_mtu(what: str, mtu: int, carries_ipv6: bool) -> int:
+    """Return `mtu` if it can carry the inner families; raises `BadConfig`."""
+    least = ipv6_minimum_mtu if carries_ipv6 else ipv4_minimum_mtu
+    if mtu < least:
+        raise BadConfig(f"{what} would have an MTU of {mtu} bytes; at least {least} are needed: enlarge the underlay's")
+    return mtu
+
+
+def own_subnets(conf: NetConf, own: Lease, versions: tuple[int, ...]) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
+    """Pairs (our subnet, its overlay network) of those IP versions; raises `BadLease` where one is missing."""
+    pairs: list[tuple[IPNetwork, IPNetwork]] = []
+    for version in versions:
+        subnet, network = _subnet_of(own, version), network_of(conf, version)
+        if subnet is None:
+            raise BadLease(own.key, f"our own lease has no IPv{version} subnet, but the network config enables IPv{version}")
+        pairs.append((subnet, network))
+    return tuple(pairs)
+
+
+def network_of(conf: NetConf, version: int) -> IPNetwork:
+    """The overlay network of an enabled IP version; raises `BadConfig`."""
+    network = conf.network if version == 4 else conf.ipv6_network
+    if network is None:
+        field = "Network" if version == 4 else "IPv6Network"
+        raise BadConfig(f"{field} is missing, but IPv{version} is enabled; allowed: a network in CIDR form")
+    return network
+
+
+def host_interface(subnet: IPNetwork) -> IPv4Interface | IPv6Interface:
+    """The base address of a subnet as a single host: the address of our end of the tunnel."""
+    if isinstance(subnet, IPv4Network):
+        return IPv4Interface((subnet.network_address, 32))
+    return IPv6Interface((subnet.network_address, 128))
+
+
+def peer_subnet(conf: NetConf, lease: Lease, version: int, device: DevicePlan) -> IPNetwork | None:
+    """A peer's checked subnet of that IP version, None if it has none; raises `BadLease`.
+
+    Overlaps between two peers are not seen here, only with us.
+    """
+    subnet: Any = _subnet_of(lease, version)
+    if subnet is None:
+        return None
+    if not isinstance(subnet, IPv4Network if version == 4 else IPv6Network):
+        raise BadLease(_key(lease), f"subnet {subnet!r} is no IPv{version} network")
+    network = network_of(conf, version)
+    if not subnet.subnet_of(network):  # type: ignore[arg-type]
+        raise BadLease(_key(lease), f"subnet {subnet} is outside the overlay network; allowed: part of {network}")
+    for own in device.subnets:
+        if own.version == version and subnet.overlaps(own):  # type: ignore[arg-type]
+            raise BadLease(_key(lease), f"subnet {subnet} overlaps our own subnet {own}")
+    return subnet  # type: ignore[no-any-return]
+
+
+def peer_next_hop(lease: Lease, device: DevicePlan) -> IPAddress:
+    """A peer's checked underlay address; raises `BadLease`."""
+    field, kind = ("PublicIP", IPv4Address) if device.underlay_family == 4 else ("PublicIPv6", IPv6Address)
+    ip: Any = lease.attrs.public_ip if device.underlay_family == 4 else lease.attrs.public_ipv6
+    allowed = f"allowed: a unicast IPv{device.underlay_family} address of another node"
+    if not isinstance(ip, kind):
+        raise BadLease(_key(lease), f"{field} is {'missing' if ip is None else repr(ip)}; {allowed}")
+    mapped = isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None
+    broadcast = ip == IPv4Address("255.255.255.255")
+    if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:
+        raise BadLease(_key(lease), f"{field} {ip} cannot be a peer's address; {allowed}")
+    if ip in (device.underlay_address, device.public_address):
+        raise BadLease(_key(lease), f"{field} {ip} is our own; {allowed}")
+    return ip
+
+
+def _subnet_of(lease: Lease, version: int) -> IPNetwork | None:
+    return lease.subnet if version == 4 else lease.ipv6_subnet
+
+
+def _key(lease: Lease) -> str:
+    return lease.key

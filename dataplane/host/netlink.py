@@ -1,0 +1,305 @@
+"""Links, addresses and routes of the node, asked for and changed through rtnetlink.
+
+All requests go through one worker thread around pyroute2's synchronous IPRoute: its asynchronous twin does not
+work under uvloop. Changes that others make are noticed on a netlink socket of our own in the event loop. What must
+stay true: every refusal is a `HostError` that says what was asked, and a notice is given for every change, even
+when the kernel's queue overflowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from typing import Any, TypeVar
+
+from pyroute2 import IPRoute, NetlinkError  # type: ignore[import-untyped]
+
+from dataplane.errors import HostError
+from dataplane.model import IPAddress, IPNetwork
+
+Result = TypeVar("Result")
+
+# linux/rtnetlink.h, linux/if_addr.h, linux/if.h, linux/route.h
+_rtmgrp = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # LINK | IPV4_IFADDR | IPV4_ROUTE | IPV6_IFADDR | IPV6_ROUTE
+_rt_table_main = 254
+_rtn_unicast = 1
+_rtprot_boot = 3
+_rtnh_f_onlink = 4
+_rt_scope_universe = 0
+_ifa_f_temporary = 0x01
+_ifa_f_nodad = 0x02
+_ifa_f_deprecated = 0x20
+_ifa_f_permanent = 0x80
+_iff_up = 1
+_families = {4: socket.AF_INET, 6: socket.AF_INET6}
+
+settle_seconds = 0.05  # one `ip` command or link flap is several messages; wait this long for the rest
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface; `kind` is "tun", "vxlan", "veth" … and "" for hardware. `mtu` in bytes."""
+
+    index: int
+    name: str
+    mtu: int
+    up: bool
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address of a link; `scope` as in linux/rtnetlink.h (0 global, 253 link, 254 host)."""
+
+    index: int
+    interface: IPv4Interface | IPv6Interface
+    scope: int = 0
+    permanent: bool = True
+    deprecated: bool = False
+    temporary: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route of the main table; `gateway` None: the prefix is on the link itself."""
+
+    prefix: IPNetwork
+    index: int
+    gateway: IPAddress | None = None
+    onlink: bool = False
+
+
+class Host:
+    """This network namespace's links, addresses and routes. Every method raises `HostError` when refused."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane-netlink")
+        self._netlink: IPRoute | None = None
+
+    async def links(self) -> list[Link]:
+        """Every link, in the kernel's order."""
+        return await self._ask("list the links", lambda netlink: [_link(row) for row in netlink.link("dump")])
+
+    async def link(self, name: str) -> Link | None:
+        """The link of this name, None if there is none."""
+
+        def get(netlink: IPRoute) -> Link | None:
+            try:
+                return next(_link(row) for row in netlink.link("get", ifname=name))
+            except NetlinkError as error:
+                if error.code == errno.ENODEV:
+                    return None
+                raise
+
+        return await self._ask(f"look up link {name}", get)
+
+    async def addresses(self, index: int | None = None) -> list[Address]:
+        """Addresses of one link, or of all, IPv4 first, each family in the kernel's order (primary first)."""
+
+        def dump(netlink: IPRoute) -> list[Address]:
+            rows = [row for family in _families.values() for row in netlink.addr("dump", family=family)]
+            return [_address(row) for row in rows if index in (None, row["index"])]
+
+        return await self._ask("list the addresses", dump)
+
+    async def set_link(self, index: int, *, mtu: int, up: bool, txqueuelen: int | None = None) -> None:
+        """Set a link's MTU (bytes), its state and, if given, its transmit queue (packets)."""
+        wanted: dict[str, Any] = {"index": index, "mtu": mtu, "state": "up" if up else "down"}
+        if txqueuelen is not None:
+            wanted["txqlen"] = txqueuelen
+        await self._ask(f"set link {index} to MTU {mtu}", lambda netlink: netlink.link("set", **wanted))
+
+    async def add_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
+        """Give a link an address; one that is there already is left as it is. No duplicate address detection."""
+        wanted: dict[str, Any] = _address_request(index, interface)
+        if interface.version == 6:
+            wanted["flags"] = _ifa_f_nodad
+        await self._ask(
+            f"add address {interface} to link {index}", lambda netlink: netlink.addr("replace", **wanted)
+        )
+
+    async def remove_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
+        """Take an address from a link; one that is not there is fine."""
+        wanted = _address_request(index, interface)
+        await self._ask(
+            f"remove address {interface} from link {index}",
+            lambda netlink: netlink.addr("del", **wanted),
+            absent=(errno.EADDRNOTAVAIL, errno.ENODEV),
+        )
+
+    async def routes(self, index: int) -> list[Route]:
+        """Unicast routes of the main table through this link, both families."""
+
+        def dump(netlink: IPRoute) -> list[Route]:
+            return [
+                route
+                for version, family in _families.items()
+                for row in netlink.route("dump", family=family, table=_rt_table_main, oif=index)
+                if (route := _route(row, version)) is not None and route.index == index
+            ]
+
+        return await self._ask(f"list the routes of link {index}", dump)
+
+    async def add_route(self, route: Route) -> None:
+        """Put a route into the main table in place of any other with the same prefix and metric."""
+        wanted = _route_request(route) | {"scope": _rt_scope_universe, "proto": _rtprot_boot}
+        await self._ask(f"add {_name(route)}", lambda netlink: netlink.route("replace", **wanted))
+
+    async def remove_route(self, route: Route) -> None:
+        """Take a route out of the main table; one that is not there is fine."""
+        wanted = _route_request(route)
+        await self._ask(
+            f"remove {_name(route)}",
+            lambda netlink: netlink.route("del", **wanted),
+            absent=(errno.ESRCH, errno.ENODEV, errno.ENETUNREACH),
+        )
+
+    async def default_route(self, version: int) -> Route | None:
+        """The main table's first (lowest metric) default route of IP version 4 or 6."""
+
+        def first(netlink: IPRoute) -> Route | None:
+            rows = netlink.route("dump", family=_families[version], table=_rt_table_main)
+            routes = ((row.get("priority") or 0, _route(row, version)) for row in rows if row["dst_len"] == 0)
+            found = [(metric, route) for metric, route in routes if route is not None]
+            return min(found, key=lambda pair: pair[0])[1] if found else None
+
+        return await self._ask(f"list the IPv{version} routes", first)
+
+    async def route_to(self, address: IPAddress) -> tuple[int, IPAddress | None]:
+        """Index of the link by which the kernel reaches `address`, and the source address it would use."""
+
+        def get(netlink: IPRoute) -> tuple[int, IPAddress | None]:
+            row = next(iter(netlink.route("get", dst=str(address))))
+            source = row.get("prefsrc")
+            return int(row.get("oif")), ip_address(source) if source else None
+
+        return await self._ask(f"find the route to {address}", get)
+
+    async def close(self) -> None:
+        """Close the netlink socket and end the worker thread."""
+
+        def close() -> None:
+            if self._netlink is not None:
+                self._netlink.close()
+                self._netlink = None
+
+        await asyncio.get_running_loop().run_in_executor(self._thread, close)
+        self._thread.shutdown()
+
+    async def changes(self) -> AsyncIterator[None]:
+        """Yield when links, addresses or routes of this namespace changed; many changes at once are one notice.
+
+        The first notice comes at once, when the subscription stands: what happened before was not seen. Our own
+        changes are reported like anybody's. Ends by cancellation only.
+        """
+        loop = asyncio.get_running_loop()
+        changed = asyncio.Event()
+        changed.set()
+        with _open_monitor() as monitor:
+            loop.add_reader(monitor, _drain, monitor, changed)
+            try:
+                while True:
+                    await changed.wait()
+                    await asyncio.sleep(settle_seconds)
+                    changed.clear()
+                    yield
+            finally:
+                loop.remove_reader(monitor)
+
+    async def _ask(self, what: str, request: Callable[[IPRoute], Result], absent: tuple[int, ...] = ()) -> Result:
+        """Run a request in the netlink thread; an errno out of `absent` means there was nothing to remove."""
+
+        def run() -> Any:
+            try:
+                if self._netlink is None:
+                    # strict_check lets the kernel filter dumps by table and link instead of sending all of it.
+                    self._netlink = IPRoute(strict_check=True)
+                return request(self._netlink)
+            except NetlinkError as error:
+                if error.code in absent:
+                    return None
+                raise HostError(f"cannot {what}: {os.strerror(error.code)} (errno {error.code})") from error
+            except OSError as error:
+                raise HostError(f"cannot {what}: {error.strerror or error}") from error
+
+        result: Result = await asyncio.get_running_loop().run_in_executor(self._thread, run)
+        return result
+
+
+def _open_monitor() -> socket.socket:
+    flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    try:
+        monitor = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
+        monitor.bind((0, _rtmgrp))
+    except OSError as error:
+        raise HostError(f"cannot watch the kernel's links and routes: {error.strerror}") from error
+    return monitor
+
+
+def _drain(monitor: socket.socket, changed: asyncio.Event) -> None:
+    """Empty the socket. The content does not matter: whoever hears the notice looks at the whole state."""
+    changed.set()
+    while True:
+        try:
+            monitor.recv(65536)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # ENOBUFS: the queue overflowed, and that too is a change
+                raise
+
+
+def _link(row: Any) -> Link:
+    kind = row.get(("linkinfo", "kind")) or ""
+    return Link(row["index"], row.get("ifname"), row.get("mtu") or 0, bool(row["flags"] & _iff_up), kind)
+
+
+def _address(row: Any) -> Address:
+    # IFA_LOCAL is our end; IFA_ADDRESS is the other end's on a point-to-point link. IPv6 mostly has only the latter.
+    interface = ip_interface(f"{row.get('local') or row.get('address')}/{row['prefixlen']}")
+    flags = row.get("flags") or 0
+    return Address(
+        row["index"],
+        interface,
+        row["scope"],
+        permanent=bool(flags & _ifa_f_permanent),
+        deprecated=bool(flags & _ifa_f_deprecated),
+        temporary=bool(flags & _ifa_f_temporary) and interface.version == 6,  # IPv4 has SECONDARY in this bit
+    )
+
+
+def _address_request(index: int, interface: IPv4Interface | IPv6Interface) -> dict[str, Any]:
+    return {"index": index, "address": str(interface.ip), "prefixlen": interface.network.prefixlen}
+
+
+def _route(row: Any, version: int) -> Route | None:
+    """A dumped route, of several next hops the first; None for those that carry nothing (blackhole, unreachable)."""
+    if row["type"] != _rtn_unicast or row.get("table") != _rt_table_main:
+        return None
+    several = row.get("multipath")
+    hop, index = (several[0], several[0]["oif"]) if several else (row, row.get("oif"))
+    if not index:
+        return None
+    prefix = ip_network(f"{row.get('dst') or ('0.0.0.0' if version == 4 else '::')}/{row['dst_len']}")
+    gateway = hop.get("gateway")
+    return Route(prefix, index, ip_address(gateway) if gateway else None, bool(hop["flags"] & _rtnh_f_onlink))
+
+
+def _route_request(route: Route) -> dict[str, Any]:
+    request: dict[str, Any] = {"dst": str(route.prefix), "oif": route.index, "table": _rt_table_main}
+    if route.gateway is not None:
+        request["gateway"] = str(route.gateway)
+    if route.onlink:
+        request["flags"] = _rtnh_f_onlink
+    return request
+
+
+def _name(route: Route) -> str:
+    via = f" via {route.gateway}" if route.gateway is not None else ""
+    return f"route {route.prefix}{via} dev {route.index}"

@@ -1,0 +1,132 @@
+"""Open a TUN device: the edge where overlay packets leave and enter the node's kernel.
+
+The descriptors made here are the whole life of the device: it is not persistent, so closing them (or dying)
+takes its addresses and routes away. What must stay true: a name that is already in use is never shared, and no
+descriptor is inherited by a child process or blocks a reader.
+"""
+
+from __future__ import annotations
+
+import array
+import errno
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass, field
+
+import pytun  # type: ignore[import-not-found,import-untyped,unused-ignore]
+
+from dataplane.errors import HostError
+
+_device_node = "/dev/net/tun"
+_tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
+_siocethtool = 0x8946  # linux/sockios.h
+_ethtool_gdrvinfo = 3  # linux/ethtool.h
+_ifreq_size = 40  # sizeof(struct ifreq) on 64-bit kernels; 32-bit ones read less
+_base_flags = pytun.IFF_TUN | pytun.IFF_NO_PI
+_queue_flags = _base_flags | pytun.IFF_MULTI_QUEUE
+
+
+@dataclass(frozen=True, slots=True)
+class Tun:
+    """An open TUN device.
+
+    Attributes:
+        name, index: as the kernel knows it.
+        fds: one non-blocking descriptor per queue, owned by this object.
+        vnet_hdr: every packet carries a struct virtio_net_hdr (needed for offloads).
+    """
+
+    name: str
+    index: int
+    fds: tuple[int, ...]
+    vnet_hdr: bool
+    _queues: tuple[pytun.TunTapDevice, ...] = field(repr=False)
+
+    def close(self) -> None:
+        """Close every queue; the device, its addresses and its routes vanish. May be called again."""
+        for queue in self._queues:
+            queue.close()
+
+
+def open_tun(name: str, queues: int) -> Tun:
+    """Create a TUN device with `queues` queues and leave it down and without addresses.
+
+    Args:
+        name: exact ("flannel.1"), or a template of which the kernel takes the first free one ("flannel%d").
+        queues: how many descriptors, one per worker, at least 1.
+    Raises:
+        HostError: with a hint: no /dev/net/tun, no privilege, or who holds the name.
+    Source: linux/Documentation/networking/tuntap.rst.
+    """
+    # IFF_TUN_EXCL refuses an existing device; without it a multi-queue device of another daemon would be joined.
+    # Kernels without virtio headers answer EINVAL, and so do those (gVisor) that know one plain queue only.
+    attempts = [_queue_flags | pytun.IFF_VNET_HDR | pytun.IFF_TUN_EXCL, _queue_flags | pytun.IFF_TUN_EXCL]
+    if queues == 1:
+        attempts.append(_base_flags)
+    first, flags = _open_first(name, attempts)
+    opened = [first]
+    try:
+        opened += [_open_queue(first.name, flags & ~pytun.IFF_TUN_EXCL) for _ in range(queues - 1)]
+        actual = _flags_of(first.fileno())
+        fds = tuple(queue.fileno() for queue in opened)
+        return Tun(first.name, socket.if_nametoindex(first.name), fds, bool(actual & pytun.IFF_VNET_HDR), tuple(opened))
+    except OSError as error:
+        for queue in opened:
+            queue.close()
+        raise HostError(_explain(name, error)) from error
+
+
+def _open_first(name: str, attempts: list[int]) -> tuple[pytun.TunTapDevice, int]:
+    for flags in attempts:
+        try:
+            return _open_queue(name, flags), flags
+        except OSError as error:
+            refused = error
+            if error.errno != errno.EINVAL:
+                break
+    raise HostError(_explain(name, refused)) from refused
+
+
+def _open_queue(name: str, flags: int) -> pytun.TunTapDevice:
+    queue = pytun.TunTapDevice(name=name, flags=flags)
+    os.set_inheritable(queue.fileno(), False)  # pytun opens without O_CLOEXEC
+    os.set_blocking(queue.fileno(), False)
+    return queue
+
+
+def _flags_of(fd: int) -> int:
+    request = array.array("B", bytes(_ifreq_size))
+    fcntl.ioctl(fd, _tungetiff, request)
+    flags: int = struct.unpack_from("=16xH", request)[0]
+    return flags
+
+
+def _driver_of(name: str) -> str:
+    """Driver of a link ("tun", "vxlan"), "" if it cannot be told; asks the socket's own network namespace."""
+    info = array.array("B", struct.pack("=I", _ethtool_gdrvinfo) + bytes(192))
+    request = struct.pack("16sP16x", name.encode(), info.buffer_info()[0])
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            fcntl.ioctl(probe, _siocethtool, request)
+    except OSError:
+        return ""
+    return info.tobytes()[4:36].split(b"\0")[0].decode(errors="replace")
+
+
+def _explain(name: str, error: OSError) -> str:
+    text = f"cannot open the TUN device {name}: {error.strerror or error}"
+    if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
+        return f"{text}; {_device_node} is missing: load the tun module, or give the container this device"
+    if error.errno in (errno.EPERM, errno.EACCES):
+        return f"{text}; this needs CAP_NET_ADMIN and read and write access to {_device_node}"
+    if error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):
+        driver = _driver_of(name)
+        if driver == "vxlan":
+            return f"{text}; a kernel vxlan device of this name is left over: remove it with `ip link del {name}`"
+        if driver == "tun":
+            return f"{text}; another process (or a persistent TUN) holds the name"
+        if driver:
+            return f"{text}; a {driver} device has this name"
+    return text

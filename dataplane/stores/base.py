@@ -42,6 +42,13 @@ class Store(Protocol):
         """Yield a Snapshot, then changes, our own lease included; ends only by cancellation or `StoreError`."""
         ...
 
+    async def ping(self) -> None:
+        """Touch the store once, cheaply: returns when it answers, raises `StoreError` when it does not.
+
+        Called about once a second; readiness depends on it.
+        """
+        ...
+
     async def close(self) -> None:
         """Let go of connections and files. Leases stay, as flannel's do."""
         ...

@@ -1,0 +1,112 @@
+"""Keeps our lease ours: renews it in time, checks it when the watch gives reason to, ends when it is lost.
+
+What must stay true: a store that is down never ends the daemon (the lease may outlive the outage), a lease that
+is somebody else's always does, and time comes from a `Clock` so that a day passes in a test without waiting.
+Source: flannel pkg/subnet/etcd/local_manager.go, whose retry this makes quicker and whose theft check it adds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from dataplane.errors import LeaseLost, StoreError
+from dataplane.model import Lease
+from dataplane.stores.base import Store
+
+log = logging.getLogger(__name__)
+
+retry_s = 15.0
+# The wall clock may be set while we sleep; looking at it this often bounds the damage.
+longest_sleep_s = 30.0
+
+
+class Clock(Protocol):
+    """Time as the control loop sees it."""
+
+    def now(self) -> float:
+        """Return Unix time in seconds."""
+        ...
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for `event`, at most `seconds`; return whether it is set."""
+        ...
+
+
+class WallClock:
+    """Real time."""
+
+    def now(self) -> float:
+        """Return Unix time in seconds."""
+        return time.time()
+
+    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
+        """Wait for `event`, at most `seconds`; return whether it is set."""
+        try:
+            async with asyncio.timeout(max(0.0, seconds)):
+                await event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+
+class Renewer:
+    """Renews one lease until cancelled.
+
+    Args:
+        margin: seconds before expiry at which to renew.
+        renewed: called with each new value of the lease.
+        failed: called with the text of each failure to reach the store, and with None once it works again.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        lease: Lease,
+        margin: float,
+        clock: Clock,
+        renewed: Callable[[Lease], None],
+        failed: Callable[[str | None], None],
+    ) -> None:
+        self.lease = lease
+        self._store = store
+        self._margin = margin
+        self._clock = clock
+        self._renewed = renewed
+        self._failed = failed
+        self._doubted = asyncio.Event()
+
+    def doubt(self) -> None:
+        """Ask for a renewal at once: the watch showed our lease gone or in other hands."""
+        self._doubted.set()
+
+    async def run(self) -> None:
+        """Renew in time, for ever; raises `LeaseLost` once the lease is no longer ours."""
+        due = self._due()
+        while True:
+            rest = longest_sleep_s if due is None else due - self._clock.now()
+            if rest > 0 and not await self._clock.wait(self._doubted, min(rest, longest_sleep_s)):
+                continue
+            self._doubted.clear()
+            try:
+                self.lease = await self._store.renew(self.lease)
+            except LeaseLost:
+                raise
+            except StoreError as error:
+                self._failed(str(error))
+                due = self._clock.now() + retry_s
+            else:
+                self._failed(None)
+                self._renewed(self.lease)
+                log.info("renewed lease %s", self.lease.key)
+                due = self._due()
+
+    def _due(self) -> float | None:
+        """When to renew next; None for a reservation, which has no end."""
+        if self.lease.expires is None:
+            return None
+        # A margin longer than the lease lives must not become a busy loop.
+        return max(self.lease.expires - self._margin, self._clock.now() + 1.0)

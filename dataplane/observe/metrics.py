@@ -1,0 +1,90 @@
+"""Prometheus metrics, read from `NodeState` at each scrape.
+
+What must stay true: nothing is counted twice or kept here, names are the contract's, and a peer that goes takes
+its series with it. A device that is rebuilt starts its counters at zero, which Prometheus takes for a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from dataplane.observe.state import NodeState
+
+peer_fields = ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
+event_help = {
+    "store_errors": "Failed contacts with the lease store",
+    "table_changes": "Times the forwarding table was changed",
+    "device_rebuilds": "Times a TUN device and its forwarder were built again",
+    "repairs": "Addresses, routes and link settings put back after somebody removed them",
+    "lease_renewals": "Renewals of our own lease",
+}
+
+
+class NodeCollector(Collector):
+    """Yields every metric of one node."""
+
+    def __init__(self, state: NodeState) -> None:
+        self._state = state
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metric families as of now."""
+        yield from self._gauges()
+        yield from self._devices()
+        drops = CounterMetricFamily("dataplane_drops", "Packets dropped, by reason", labels=("reason",))
+        for reason, count in self._state.drops().items():
+            drops.add_metric((reason,), count)
+        yield drops
+        for name, count in self._state.counters().items():
+            yield CounterMetricFamily(f"dataplane_{name}", f"Core total {name}, all devices", value=count)
+        for name, text in event_help.items():
+            yield CounterMetricFamily(f"dataplane_{name}", text, value=self._state.events[name])
+        peers = {
+            name: CounterMetricFamily(f"dataplane_peer_{name}", f"Inner {name} by peer subnet", labels=("peer",))
+            for name in peer_fields
+        }
+        for _, peer, counters in self._state.peers():
+            for name, family in peers.items():
+                family.add_metric((str(peer.prefix),), getattr(counters, name))
+        yield from peers.values()
+
+    def _gauges(self) -> Iterator[Metric]:
+        state = self._state
+        yield GaugeMetricFamily("dataplane_ready", "1 when the node is ready", value=not state.unready())
+        yield GaugeMetricFamily("dataplane_leases", "Leases of other nodes in use", value=state.leases)
+        yield GaugeMetricFamily("dataplane_refused_leases", "Leases that cannot be used", value=len(state.refused))
+        if state.lease is not None and state.lease.expires is not None:
+            yield GaugeMetricFamily(
+                "dataplane_lease_expiry_seconds",
+                "Seconds until our lease expires; negative when it has",
+                value=state.lease.expires - state.now(),
+            )
+        if state.store_contact is not None:
+            yield GaugeMetricFamily(
+                "dataplane_store_last_contact_timestamp_seconds",
+                "Unix time of the last successful contact with the lease store",
+                value=state.store_contact,
+            )
+
+    def _devices(self) -> Iterator[Metric]:
+        families = {
+            "workers": GaugeMetricFamily("dataplane_workers", "Workers configured", labels=("device",)),
+            "alive": GaugeMetricFamily("dataplane_workers_alive", "Workers running", labels=("device",)),
+            "prefixes": GaugeMetricFamily("dataplane_table_prefixes", "Prefixes in the table", labels=("device",)),
+        }
+        for device in self._state.devices.values():
+            label = (device.name,)
+            families["workers"].add_metric(label, device.workers)
+            families["alive"].add_metric(label, self._state.workers_alive(device))
+            families["prefixes"].add_metric(label, len(device.forwarding.peers) if device.forwarding else 0)
+        yield from families.values()
+
+
+def render(state: NodeState) -> bytes:
+    """Return the metrics of `state` in Prometheus' text format."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(NodeCollector(state))
+    return generate_latest(registry)

@@ -1,0 +1,167 @@
+"""The daemon's facts in one place: the control loop writes them, health, metrics and status read them.
+
+What must stay true: readiness is computed when somebody asks, from what is true then, so that it cannot go
+stale; every reason for not being ready is a sentence that a person can act on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from dataplane.model import IPNetwork, Lease, Peer, PeerCounters
+
+store_silence_s = 5.0
+
+
+class Forwarding(Protocol):
+    """What is read of a running forwarder (`dataplane.core.Forwarder`)."""
+
+    @property
+    def offloads(self) -> frozenset[str]:
+        """Kernel features in use."""
+        ...
+
+    @property
+    def peers(self) -> Mapping[IPNetwork, Peer]:
+        """The forwarding table as committed."""
+        ...
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """Why workers ended although nobody stopped them."""
+        ...
+
+    def counters(self) -> dict[str, int]:
+        """Totals by name."""
+        ...
+
+    def drops(self) -> dict[str, int]:
+        """Dropped packets by reason."""
+        ...
+
+    def peer_counters(self) -> dict[IPNetwork, PeerCounters]:
+        """Counters by overlay prefix."""
+        ...
+
+
+@dataclass(slots=True)
+class DeviceState:
+    """One TUN device; `forwarding` is None while the device does not exist (yet, or being rebuilt)."""
+
+    name: str
+    mtu: int
+    port: int
+    workers: int
+    index: int | None = None
+    forwarding: Forwarding | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceState:
+    """The external interface and why it was chosen."""
+
+    name: str
+    address: str
+    mtu: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Datapath:
+    """Who carries the packets ("userspace") and why."""
+
+    kind: str
+    reason: str
+
+
+@dataclass(slots=True)
+class NodeState:
+    """Everything worth telling about this node.
+
+    Attributes:
+        now: Unix time in seconds.
+        blockers: why the node is not ready, one sentence by subject.
+        notes: problems that do not keep it from working, by subject.
+        refused: reason by lease key.
+        leases: how many leases of other nodes are in use.
+        store_contact: Unix time of the last successful contact with the store.
+        events: how often something worth counting happened, by name.
+    """
+
+    now: Callable[[], float] = time.time
+    started: float = 0.0
+    backend: str = ""
+    network: tuple[str, ...] = ()
+    interface: InterfaceState | None = None
+    datapath: Datapath | None = None
+    lease: Lease | None = None
+    vtep_mac: str = ""
+    subnet_file: str = ""
+    devices: dict[str, DeviceState] = field(default_factory=dict)
+    blockers: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    leases: int = 0
+    store_contact: float | None = None
+    events: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.started = self.started or self.now()
+        self.blockers["start"] = "still starting"
+
+    def unready(self) -> list[str]:
+        """Return why the node is not ready; empty when it is."""
+        reasons = list(self.blockers.values())
+        if self.store_contact is None:
+            reasons.append("no contact with the lease store yet")
+        elif (silence := self.now() - self.store_contact) > store_silence_s:
+            reasons.append(f"no contact with the lease store for {silence:.0f} s")
+        for device in self.devices.values():
+            if device.forwarding is None:
+                reasons.append(f"device {device.name} does not exist")
+            else:
+                reasons.extend(f"{device.name}: {failure}" for failure in device.forwarding.failures)
+        if self.lease is not None and self.lease.expires is not None and self.lease.expires <= self.now():
+            reasons.append(f"our lease {self.lease.key} has expired and could not be renewed")
+        return reasons
+
+    def problems(self) -> list[str]:
+        """Return everything that is wrong, what keeps the node from being ready first."""
+        leases = [f"lease {key} is not used: {reason}" for key, reason in sorted(self.refused.items())]
+        return [*self.unready(), *self.notes.values(), *leases]
+
+    def workers_alive(self, device: DeviceState) -> int:
+        """How many of the device's workers run."""
+        return 0 if device.forwarding is None else device.workers - len(device.forwarding.failures)
+
+    def drops(self) -> dict[str, int]:
+        """Dropped packets by reason, over all devices."""
+        return _sum(device.forwarding.drops() for device in self.devices.values() if device.forwarding)
+
+    def counters(self) -> dict[str, int]:
+        """The core's totals by name, over all devices."""
+        return _sum(device.forwarding.counters() for device in self.devices.values() if device.forwarding)
+
+    def peers(self) -> list[tuple[DeviceState, Peer, PeerCounters]]:
+        """Every peer in a forwarding table with its counters, our own subnet left out."""
+        rows = []
+        for device in self.devices.values():
+            if device.forwarding is None:
+                continue
+            counters = device.forwarding.peer_counters()
+            for prefix, peer in device.forwarding.peers.items():
+                if peer.next_hop is not None:
+                    rows.append((device, peer, counters.get(prefix, PeerCounters())))
+        return rows
+
+
+def _sum(parts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total.get(name, 0) + value
+    return total

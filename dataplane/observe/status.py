@@ -1,0 +1,85 @@
+"""The status document: the node's truth as JSON (design: the contract), served on a unix socket by `health.py`.
+
+Pure. What must stay true: every key of the contract is always there, null or empty where there is nothing yet.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from dataplane.model import Lease, Peer, PeerCounters
+from dataplane.observe.state import DeviceState, NodeState
+
+
+def document(state: NodeState) -> dict[str, Any]:
+    """Return the status document. Times are Unix seconds, sizes bytes."""
+    lease = state.lease
+    interface = state.interface
+    return {
+        "ready": not state.unready(),
+        "problems": state.problems(),
+        "interface": None
+        if interface is None
+        else {
+            "name": interface.name,
+            "address": interface.address,
+            "mtu": interface.mtu,
+            "reason": interface.reason,
+        },
+        "backend": state.backend or None,
+        "datapath": None if state.datapath is None else {"kind": state.datapath.kind, "reason": state.datapath.reason},
+        "network": list(state.network),
+        "lease": None if lease is None else _lease(lease, state.vtep_mac),
+        "subnet_file": state.subnet_file,
+        "devices": [_device(state, device) for device in state.devices.values()],
+        "peers": [_peer(device, peer, counters) for device, peer, counters in state.peers()],
+        "refused_leases": [{"lease": key, "reason": reason} for key, reason in sorted(state.refused.items())],
+        "drops": state.drops(),
+        "counters": state.counters(),
+        "events": dict(state.events),
+        "store": {"last_contact": state.store_contact},
+        "pid": os.getpid(),
+        "started": state.started,
+        "time": state.now(),
+    }
+
+
+def _lease(lease: Lease, vtep_mac: str) -> dict[str, Any]:
+    return {
+        "subnet": _text(lease.subnet),
+        "ipv6_subnet": _text(lease.ipv6_subnet),
+        "public_ip": _text(lease.attrs.public_ip),
+        "public_ipv6": _text(lease.attrs.public_ipv6),
+        "vtep_mac": vtep_mac or None,
+        "expires": lease.expires,
+    }
+
+
+def _device(state: NodeState, device: DeviceState) -> dict[str, Any]:
+    return {
+        "name": device.name,
+        "index": device.index,
+        "mtu": device.mtu,
+        "port": device.port,
+        "workers": device.workers,
+        "workers_alive": state.workers_alive(device),
+        "offloads": sorted(device.forwarding.offloads) if device.forwarding else [],
+    }
+
+
+def _peer(device: DeviceState, peer: Peer, counters: PeerCounters) -> dict[str, Any]:
+    return {
+        "subnet": str(peer.prefix),
+        "public_ip": str(peer.next_hop),
+        "vtep_mac": peer.vtep_mac.hex(":") if any(peer.vtep_mac) else None,
+        "device": device.name,
+        "tx_packets": counters.tx_packets,
+        "tx_bytes": counters.tx_bytes,
+        "rx_packets": counters.rx_packets,
+        "rx_bytes": counters.rx_bytes,
+    }
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)

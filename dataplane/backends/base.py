@@ -19,6 +19,7 @@ from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Pe
 ipv4_minimum_mtu = 68  # RFC 791
 ipv6_minimum_mtu = 1280  # RFC 8200 section 5; Linux takes IPv6 off a link below it
 largest_mtu = 65535
+largest_port = 65535
 
 _no_mac = bytes(6)
 
@@ -147,13 +148,35 @@ def check_mtu(what: str, mtu: int, carries_ipv6: bool) -> int:
     return mtu
 
 
+def enabled_versions(conf: NetConf) -> tuple[Literal[4, 6], ...]:
+    """The enabled IP versions; raises `BadConfig` where there is none."""
+    if conf.enable_ipv4:
+        return (4, 6) if conf.enable_ipv6 else (4,)
+    if conf.enable_ipv6:
+        return (6,)
+    raise BadConfig("EnableIPv4 and EnableIPv6 are both false; allowed: at least one true")
+
+
+def underlay_of(
+    family: Literal[4, 6], own: Lease, address: IPv4Address | None, address6: IPv6Address | None
+) -> tuple[IPAddress, IPAddress]:
+    """Our address on the underlay, and the one that peers were told; raises `BadConfig` if there is none."""
+    local: IPAddress | None = address if family == 4 else address6
+    if local is None:
+        raise BadConfig(f"the external interface has no IPv{family} address, but the underlay needs one")
+    public = own.attrs.public_ip if family == 4 else own.attrs.public_ipv6
+    return local, public or local
+
+
 def own_subnets(conf: NetConf, own: Lease, versions: tuple[int, ...]) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
     """Pairs (our subnet, its overlay network) of those IP versions; raises `BadLease` where one is missing."""
     pairs: list[tuple[IPNetwork, IPNetwork]] = []
     for version in versions:
         subnet, network = _subnet_of(own, version), network_of(conf, version)
         if subnet is None:
-            raise BadLease(own.key, f"our own lease has no IPv{version} subnet, but the network config enables IPv{version}")
+            raise BadLease(
+                own.key, f"our own lease has no IPv{version} subnet, but the network config enables IPv{version}"
+            )
         pairs.append((subnet, network))
     return tuple(pairs)
 
@@ -183,13 +206,13 @@ def peer_subnet(conf: NetConf, lease: Lease, version: int, device: DevicePlan) -
     if subnet is None:
         return None
     if not isinstance(subnet, IPv4Network if version == 4 else IPv6Network):
-        raise BadLease(_key(lease), f"subnet {subnet!r} is no IPv{version} network")
+        raise BadLease(lease.key, f"subnet {subnet!r} is no IPv{version} network")
     network = network_of(conf, version)
-    if not subnet.subnet_of(network):  # type: ignore[arg-type]
-        raise BadLease(_key(lease), f"subnet {subnet} is outside the overlay network; allowed: part of {network}")
+    if not subnet.subnet_of(network):
+        raise BadLease(lease.key, f"subnet {subnet} is outside the overlay network; allowed: part of {network}")
     for own in device.subnets:
-        if own.version == version and subnet.overlaps(own):  # type: ignore[arg-type]
-            raise BadLease(_key(lease), f"subnet {subnet} overlaps our own subnet {own}")
+        if own.version == version and subnet.overlaps(own):
+            raise BadLease(lease.key, f"subnet {subnet} overlaps our own subnet {own}")
     return subnet  # type: ignore[no-any-return]
 
 
@@ -199,19 +222,15 @@ def peer_next_hop(lease: Lease, device: DevicePlan) -> IPAddress:
     ip: Any = lease.attrs.public_ip if device.underlay_family == 4 else lease.attrs.public_ipv6
     allowed = f"allowed: a unicast IPv{device.underlay_family} address of another node"
     if not isinstance(ip, kind):
-        raise BadLease(_key(lease), f"{field} is {'missing' if ip is None else repr(ip)}; {allowed}")
+        raise BadLease(lease.key, f"{field} is {'missing' if ip is None else repr(ip)}; {allowed}")
     mapped = isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None
     broadcast = ip == IPv4Address("255.255.255.255")
     if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:
-        raise BadLease(_key(lease), f"{field} {ip} cannot be a peer's address; {allowed}")
+        raise BadLease(lease.key, f"{field} {ip} cannot be a peer's address; {allowed}")
     if ip in (device.underlay_address, device.public_address):
-        raise BadLease(_key(lease), f"{field} {ip} is our own; {allowed}")
+        raise BadLease(lease.key, f"{field} {ip} is our own; {allowed}")
     return ip
 
 
 def _subnet_of(lease: Lease, version: int) -> IPNetwork | None:
     return lease.subnet if version == 4 else lease.ipv6_subnet
-
-
-def _key(lease: Lease) -> str:
-    return lease.key

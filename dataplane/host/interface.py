@@ -8,7 +8,7 @@ choice, and the choice says why.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
@@ -158,6 +158,7 @@ class _Selector:
 
     def first_of_given(self) -> ExternalInterface:
         """Try every --iface, then every --iface-regex, then --iface-can-reach; the first that is complete wins."""
+        attempts: list[tuple[Callable[[str, str], _Found], str, str]]
         attempts = [(self.by_name_or_address, value, f"--iface={value}") for value in self.choice.iface]
         attempts += [(self.by_regex, value, f"--iface-regex={value}") for value in self.choice.iface_regex]
         if self.choice.can_reach:
@@ -226,7 +227,9 @@ class _Selector:
         raise _NoMatch(f"Could not match pattern {pattern} to any of the available network interfaces ({available})")
 
     def _match(self, regex: re.Pattern[str], link: Link, version: int) -> IPAddress | None:
-        return next((ip for ip in usable_addresses(self.view.addresses, link.index, version) if regex.search(str(ip))), None)
+        return next(
+            (ip for ip in usable_addresses(self.view.addresses, link.index, version) if regex.search(str(ip))), None
+        )
 
     def _listed(self, link: Link) -> str:
         return " ".join(str(ip) for ip in usable_addresses(self.view.addresses, link.index, 4 if self.ipv4 else 6))
@@ -291,4 +294,6 @@ class _Selector:
             raise _NoMatch(f"failed to determine MTU for {address or address6} interface")
         public_ip = (self.choice.public_ip or address) if self.ipv4 else None
         public_ipv6 = (self.choice.public_ipv6 or address6) if self.ipv6 else None
-        return ExternalInterface(link.name, link.index, link.mtu, address, address6, public_ip, public_ipv6, found.reason)
+        return ExternalInterface(
+            link.name, link.index, link.mtu, address, address6, public_ip, public_ipv6, found.reason
+        )

@@ -1,9 +1,8 @@
 """Links, addresses and routes of the node, asked for and changed through rtnetlink.
 
 All requests go through one worker thread around pyroute2's synchronous IPRoute: its asynchronous twin does not
-work under uvloop. Changes that others make are noticed on a netlink socket of our own in the event loop. What must
-stay true: every refusal is a `HostError` that says what was asked, and a notice is given for every change, even
-when the kernel's queue overflowed.
+work under uvloop. What must stay true: every refusal is a `HostError` that says what was asked, and asking for what
+is already so (an address that is there, a route that is gone) is no error.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from typing import Any, TypeVar
 from pyroute2 import IPRoute, NetlinkError  # type: ignore[import-untyped]
 
 from dataplane.errors import HostError
+from dataplane.host.monitor import watch_changes
 from dataplane.model import IPAddress, IPNetwork
 
 Result = TypeVar("Result")
 
 # linux/rtnetlink.h, linux/if_addr.h, linux/if.h, linux/route.h
-_rtmgrp = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # LINK | IPV4_IFADDR | IPV4_ROUTE | IPV6_IFADDR | IPV6_ROUTE
 _rt_table_main = 254
 _rtn_unicast = 1
 _rtprot_boot = 3
@@ -38,8 +37,6 @@ _ifa_f_deprecated = 0x20
 _ifa_f_permanent = 0x80
 _iff_up = 1
 _families = {4: socket.AF_INET, 6: socket.AF_INET6}
-
-settle_seconds = 0.05  # one `ip` command or link flap is several messages; wait this long for the rest
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +117,7 @@ class Host:
         wanted: dict[str, Any] = _address_request(index, interface)
         if interface.version == 6:
             wanted["flags"] = _ifa_f_nodad
-        await self._ask(
-            f"add address {interface} to link {index}", lambda netlink: netlink.addr("replace", **wanted)
-        )
+        await self._ask(f"add address {interface} to link {index}", lambda netlink: netlink.addr("replace", **wanted))
 
     async def remove_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
         """Take an address from a link; one that is not there is fine."""
@@ -192,25 +187,9 @@ class Host:
         await asyncio.get_running_loop().run_in_executor(self._thread, close)
         self._thread.shutdown()
 
-    async def changes(self) -> AsyncIterator[None]:
-        """Yield when links, addresses or routes of this namespace changed; many changes at once are one notice.
-
-        The first notice comes at once, when the subscription stands: what happened before was not seen. Our own
-        changes are reported like anybody's. Ends by cancellation only.
-        """
-        loop = asyncio.get_running_loop()
-        changed = asyncio.Event()
-        changed.set()
-        with _open_monitor() as monitor:
-            loop.add_reader(monitor, _drain, monitor, changed)
-            try:
-                while True:
-                    await changed.wait()
-                    await asyncio.sleep(settle_seconds)
-                    changed.clear()
-                    yield
-            finally:
-                loop.remove_reader(monitor)
+    def changes(self) -> AsyncIterator[None]:
+        """Yield whenever a link, an address or a route changed, our own changes included; see monitor.py."""
+        return watch_changes()
 
     async def _ask(self, what: str, request: Callable[[IPRoute], Result], absent: tuple[int, ...] = ()) -> Result:
         """Run a request in the netlink thread; an errno out of `absent` means there was nothing to remove."""
@@ -230,29 +209,6 @@ class Host:
 
         result: Result = await asyncio.get_running_loop().run_in_executor(self._thread, run)
         return result
-
-
-def _open_monitor() -> socket.socket:
-    flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    try:
-        monitor = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
-        monitor.bind((0, _rtmgrp))
-    except OSError as error:
-        raise HostError(f"cannot watch the kernel's links and routes: {error.strerror}") from error
-    return monitor
-
-
-def _drain(monitor: socket.socket, changed: asyncio.Event) -> None:
-    """Empty the socket. The content does not matter: whoever hears the notice looks at the whole state."""
-    changed.set()
-    while True:
-        try:
-            monitor.recv(65536)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno != errno.ENOBUFS:  # ENOBUFS: the queue overflowed, and that too is a change
-                raise
 
 
 def _link(row: Any) -> Link:

@@ -126,7 +126,9 @@ def _grow(sock: socket.socket, force: int, plain: int, what: str) -> None:
         sock.setsockopt(socket.SOL_SOCKET, plain, buffer_bytes)
         got = sock.getsockopt(socket.SOL_SOCKET, plain) // 2  # the kernel reports twice what it grants (socket(7))
         if got < buffer_bytes:
-            log.info("the %s buffer of a UDP socket is %d bytes instead of %d (net.core limits)", what, got, buffer_bytes)
+            log.info(
+                "the %s buffer of a UDP socket is %d bytes instead of %d (net.core limits)", what, got, buffer_bytes
+            )
 
 
 def _drop_all_received(sock: socket.socket) -> None:

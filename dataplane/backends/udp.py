@@ -1,0 +1,97 @@
+"""The udp backend: raw IP packets in UDP, one device for both inner families.
+
+Wire and lease are flannel's (pkg/backend/udp); carrying IPv6 is ours: the inner packet's version says what it is, so
+one device and one port do. The underlay is IPv4 where that is enabled, else IPv6. What must stay true: with IPv4
+alone, everything published and configured is exactly what flanneld would publish and configure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import ClassVar, Literal, Self
+
+from dataplane.backends.base import (
+    Backend,
+    DevicePlan,
+    check_mtu,
+    enabled_versions,
+    host_interface,
+    largest_port,
+    own_subnets,
+    peer_next_hop,
+    peer_subnet,
+    read_integer,
+    underlay_of,
+)
+from dataplane.model import Lease, LeaseAttrs, NetConf, Peer
+
+default_port = 8285
+overhead_bytes: Mapping[int, int] = {4: 20 + 8, 6: 40 + 8}  # outer IP and UDP headers, by underlay family
+
+
+@dataclass(frozen=True, slots=True)
+class UdpBackend(Backend):
+    """Options: Port (0 or absent: 8285)."""
+
+    wire: ClassVar[Literal["udp", "vxlan"]] = "udp"
+    port: int
+    underlay_family: Literal[4, 6]
+    carries_ipv6: bool
+
+    @classmethod
+    def from_conf(cls, conf: NetConf) -> Self:
+        port = read_integer(conf, "Port", 0, 0, largest_port) or default_port
+        return cls(port, 4 if conf.enable_ipv4 else 6, conf.enable_ipv6)
+
+    @property
+    def mac_families(self) -> tuple[Literal[4, 6], ...]:
+        return ()
+
+    def mtu(self, interface_mtu: int) -> int:
+        return check_mtu("the udp device", interface_mtu - overhead_bytes[self.underlay_family], self.carries_ipv6)
+
+    def lease_attrs(
+        self, public_ip: IPv4Address | None, public_ipv6: IPv6Address | None, vtep_macs: Mapping[int, bytes]
+    ) -> LeaseAttrs:
+        """No BackendType and no data; only the address of the family that the underlay uses, as flannel does."""
+        if self.underlay_family == 4:
+            return LeaseAttrs(public_ip=public_ip)
+        return LeaseAttrs(public_ipv6=public_ipv6)
+
+    def devices(
+        self,
+        conf: NetConf,
+        own: Lease,
+        *,
+        interface: str,
+        interface_mtu: int,
+        address: IPv4Address | None,
+        address6: IPv6Address | None,
+    ) -> tuple[DevicePlan, ...]:
+        underlay, public = underlay_of(self.underlay_family, own, address, address6)
+        pairs = own_subnets(conf, own, enabled_versions(conf))
+        plan = DevicePlan(
+            name="flannel%d",
+            mtu=self.mtu(interface_mtu),
+            addresses=tuple(host_interface(subnet) for subnet, _ in pairs),
+            routes=tuple(network for _, network in pairs),
+            port=self.port,
+            vni=0,
+            wire=self.wire,
+            underlay_family=self.underlay_family,
+            underlay_address=underlay,
+            interface=interface,
+            subnets=tuple(subnet for subnet, _ in pairs),
+            public_address=public,
+        )
+        return (plan,)
+
+    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
+        """Whatever BackendType the lease names is accepted, as by flannel, whose own udp leases name none."""
+        subnets = [peer_subnet(conf, lease, version, device) for version in enabled_versions(conf)]
+        if not any(subnets):
+            return ()
+        next_hop = peer_next_hop(lease, device)
+        return tuple(Peer(subnet, next_hop) for subnet in subnets if subnet is not None)

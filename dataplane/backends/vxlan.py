@@ -1,0 +1,199 @@
+"""The vxlan backend: Ethernet frames in VXLAN (RFC 7348), one device per family, as flannel's pkg/backend/vxlan.
+
+IPv4 travels on flannel.<VNI> over IPv4, IPv6 on flannel-v6.<VNI> over IPv6, same VNI and port. What must stay true:
+names, MTU and lease data are flannel's, so that a real flanneld can be a peer, and can take over from us.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, ClassVar, Literal, Self
+
+from dataplane.backends.base import (
+    Backend,
+    DevicePlan,
+    check_mtu,
+    enabled_versions,
+    host_interface,
+    largest_mtu,
+    largest_port,
+    own_subnets,
+    peer_next_hop,
+    peer_subnet,
+    read_boolean,
+    read_integer,
+    underlay_of,
+)
+from dataplane.errors import BadConfig, BadLease
+from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_vxlan
+
+default_vni = 1
+default_port = 8472  # the kernel's own default, older than IANA's 4789
+largest_vni = 2**24 - 1
+overhead_bytes: Mapping[int, int] = {4: 14 + 8 + 8 + 20, 6: 14 + 8 + 8 + 40}  # inner Ethernet, VXLAN, UDP, outer IP
+_longest_name = 15  # IFNAMSIZ - 1 (linux/if.h)
+_name_prefix: Mapping[int, str] = {4: "flannel.", 6: "flannel-v6."}
+# The forms that Go's net.ParseMAC takes, six bytes long: aa:bb:…, aa-bb-…, aabb.ccdd.eeff
+_mac_forms = re.compile(
+    r"[0-9a-f]{2}(?::[0-9a-f]{2}){5}|[0-9a-f]{2}(?:-[0-9a-f]{2}){5}|[0-9a-f]{4}(?:\.[0-9a-f]{4}){2}", re.IGNORECASE
+)
+
+
+def random_mac(six_bytes: bytes) -> bytes:
+    """Turn six random bytes into a unicast, locally administered VTEP MAC (flannel pkg/mac)."""
+    return bytes([six_bytes[0] & 0xFE | 0x02]) + six_bytes[1:6]
+
+
+def format_mac(mac: bytes) -> str:
+    """Six bytes as lower-case "aa:bb:cc:dd:ee:ff"."""
+    return mac.hex(":")
+
+
+def parse_mac(text: str) -> bytes | None:
+    """The inverse of `format_mac`, taking also Go's other spellings; None if this is no 6-byte MAC."""
+    if not _mac_forms.fullmatch(text):
+        return None
+    return bytes.fromhex(re.sub(r"[:.-]", "", text))
+
+
+def published_mac(key: str, field: str, data: Any) -> bytes:
+    """The checked VTEP MAC out of a lease's BackendData or BackendV6Data (`field`).
+
+    Keys are matched in any case, as Go does. The VNI next to it may be missing (old flannel) or differ from ours:
+    flannel never compares it. It must be a number, else a flanneld peer could not read the lease either.
+
+    Raises:
+        BadLease: missing, of a wrong type, malformed, zero or multicast.
+    """
+    allowed = 'allowed: {"VNI": number, "VtepMAC": "aa:bb:cc:dd:ee:ff"}'
+    if not isinstance(data, Mapping):
+        raise BadLease(key, f"{field} is {'missing' if data is None else repr(data)}; {allowed}")
+    values = {name.lower(): value for name, value in data.items() if isinstance(name, str)}
+    vni, text = values.get("vni"), values.get("vtepmac")
+    if vni is not None and (not isinstance(vni, int) or isinstance(vni, bool)):
+        raise BadLease(key, f"{field}.VNI is {vni!r}; {allowed}")
+    if not isinstance(text, str):
+        raise BadLease(key, f"{field}.VtepMAC is {'missing' if text is None else repr(text)}; {allowed}")
+    mac = parse_mac(text)
+    if mac is None:
+        raise BadLease(key, f"{field}.VtepMAC {text!r} is no MAC address; {allowed}")
+    if mac[0] & 1 or not any(mac):
+        raise BadLease(key, f"{field}.VtepMAC {text} is multicast or zero; allowed: the MAC of one node")
+    return mac
+
+
+@dataclass(frozen=True, slots=True)
+class VxlanBackend(Backend):
+    """Options VNI, Port, MTU and DirectRouting; `underlay_mtu` 0 means the external interface's.
+
+    VNI 0 is allowed: flannel takes it, and so does the kernel's vxlan device. An explicit "MTU": 0, which in flannel
+    ends as FLANNEL_MTU=-50, means the default here. Learning makes no difference: addresses are never learnt from
+    packets. GBP is refused, since no group policy would be carried.
+    """
+
+    wire: ClassVar[Literal["udp", "vxlan"]] = "vxlan"
+    vni: int
+    port: int
+    underlay_mtu: int
+    direct_routing: bool
+    families: tuple[Literal[4, 6], ...]
+
+    @classmethod
+    def from_conf(cls, conf: NetConf) -> Self:
+        families = enabled_versions(conf)
+        vni = read_integer(conf, "VNI", default_vni, 0, largest_vni)
+        for family in families:
+            name = f"{_name_prefix[family]}{vni}"
+            if len(name) > _longest_name:
+                highest = 10 ** (_longest_name - len(_name_prefix[family])) - 1
+                raise BadConfig(
+                    f"Backend.VNI: {vni}; the device name {name} is longer than Linux allows ({_longest_name}); "
+                    f"allowed with IPv{family}: 0 to {highest}"
+                )
+        port = read_integer(conf, "Port", 0, 0, largest_port) or default_port
+        underlay_mtu = read_integer(conf, "MTU", 0, 0, largest_mtu)
+        read_boolean(conf, "Learning")
+        if read_boolean(conf, "GBP"):
+            raise BadConfig("Backend.GBP: true; this data plane carries no group policy; allowed: false")
+        return cls(vni, port, underlay_mtu, read_boolean(conf, "DirectRouting"), families)
+
+    @property
+    def mac_families(self) -> tuple[Literal[4, 6], ...]:
+        return self.families
+
+    def mtu(self, interface_mtu: int) -> int:
+        """Configured or interface MTU minus 50, with IPv6 too: flannel never lowers FLANNEL_MTU for it."""
+        return check_mtu("subnet.env", (self.underlay_mtu or interface_mtu) - overhead_bytes[4], 6 in self.families)
+
+    def lease_attrs(
+        self, public_ip: IPv4Address | None, public_ipv6: IPv6Address | None, vtep_macs: Mapping[int, bytes]
+    ) -> LeaseAttrs:
+        """Each enabled family's address and data. flannel stores the VNI in 16 bits, and cannot read more."""
+
+        def data(family: int) -> dict[str, Any]:
+            return {"VNI": self.vni & 0xFFFF, "VtepMAC": format_mac(vtep_macs[family])}
+
+        with4, with6 = 4 in self.families, 6 in self.families
+        return LeaseAttrs(
+            public_ip=public_ip if with4 else None,
+            public_ipv6=public_ipv6 if with6 else None,
+            backend_type=type_vxlan,
+            backend_data=data(4) if with4 else None,
+            backend_v6_data=data(6) if with6 else None,
+        )
+
+    def devices(
+        self,
+        conf: NetConf,
+        own: Lease,
+        *,
+        interface: str,
+        interface_mtu: int,
+        address: IPv4Address | None,
+        address6: IPv6Address | None,
+    ) -> tuple[DevicePlan, ...]:
+        """A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's."""
+        underlay_mtu = min(self.underlay_mtu or interface_mtu, interface_mtu)
+        plans = []
+        for family in self.families:
+            name = f"{_name_prefix[family]}{self.vni}"
+            underlay, public = underlay_of(family, own, address, address6)
+            ((subnet, network),) = own_subnets(conf, own, (family,))
+            plan = DevicePlan(
+                name=name,
+                mtu=check_mtu(f"device {name}", underlay_mtu - overhead_bytes[family], family == 6),
+                addresses=(host_interface(subnet),),
+                routes=(network,),
+                port=self.port,
+                vni=self.vni,
+                wire=self.wire,
+                underlay_family=family,
+                underlay_address=underlay,
+                interface=interface,
+                subnets=(subnet,),
+                public_address=public,
+                vtep_mac=_mac_in(own, family),
+            )
+            plans.append(plan)
+        return tuple(plans)
+
+    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
+        """A lease with another VNI than ours is accepted: flannel never compares it."""
+        subnet = peer_subnet(conf, lease, device.underlay_family, device)
+        if subnet is None:
+            return ()
+        if lease.attrs.backend_type != type_vxlan:
+            raise BadLease(lease.key, f"BackendType is {lease.attrs.backend_type!r}; allowed: {type_vxlan!r}")
+        mac = _mac_in(lease, device.underlay_family)
+        if mac == device.vtep_mac:
+            raise BadLease(lease.key, f"VtepMAC {format_mac(mac)} is our own; allowed: the MAC of another node")
+        return (Peer(subnet, peer_next_hop(lease, device), mac),)
+
+
+def _mac_in(lease: Lease, family: int) -> bytes:
+    if family == 4:
+        return published_mac(lease.key, "BackendData", lease.attrs.backend_data)
+    return published_mac(lease.key, "BackendV6Data", lease.attrs.backend_v6_data)

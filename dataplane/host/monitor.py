@@ -1,0 +1,64 @@
+"""Notices of changes to this namespace's links, addresses and routes, from the kernel's netlink multicast groups.
+
+The messages are not read, only that there are some: whoever hears a notice looks at the whole state. What must stay
+true: no change goes without a notice, not even when the kernel's queue overflowed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator
+
+from dataplane.errors import HostError
+
+settle_seconds = 0.05  # one `ip` command or link flap is several messages; wait this long for the rest
+_groups = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # linux/rtnetlink.h RTMGRP_LINK, IPV4_{IFADDR,ROUTE}, IPV6_{IFADDR,ROUTE}
+
+
+async def watch_changes() -> AsyncIterator[None]:
+    """Yield once for any number of changes since the last notice.
+
+    The first notice comes at once, when the subscription stands: what happened before was not seen. Ends by
+    cancellation only. Works under uvloop, whose add_reader takes a netlink socket like any other.
+
+    Raises:
+        HostError: the kernel refuses the subscription.
+    """
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    changed.set()
+    with _open_monitor() as monitor:
+        loop.add_reader(monitor, _drain, monitor, changed)
+        try:
+            while True:
+                await changed.wait()
+                await asyncio.sleep(settle_seconds)
+                changed.clear()
+                yield
+        finally:
+            loop.remove_reader(monitor)
+
+
+def _open_monitor() -> socket.socket:
+    flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+    monitor = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
+    try:
+        monitor.bind((0, _groups))
+    except OSError as error:
+        monitor.close()
+        raise HostError(f"cannot watch the kernel's links and routes: {error.strerror}") from error
+    return monitor
+
+
+def _drain(monitor: socket.socket, changed: asyncio.Event) -> None:
+    changed.set()
+    while True:
+        try:
+            monitor.recv(1)  # the rest of the message is discarded
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:  # ENOBUFS: messages were lost, and that too is a change
+                raise

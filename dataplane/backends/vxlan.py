@@ -7,6 +7,7 @@ names, MTU and lease data are flannel's, so that a real flanneld can be a peer, 
 from __future__ import annotations
 
 import re
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -70,16 +71,16 @@ def published_mac(key: str, field: str, data: Any) -> bytes:
     """
     allowed = 'allowed: {"VNI": number, "VtepMAC": "aa:bb:cc:dd:ee:ff"}'
     if not isinstance(data, Mapping):
-        raise BadLease(key, f"{field} is {'missing' if data is None else repr(data)}; {allowed}")
+        raise BadLease(key, f"{field} is {'missing' if data is None else reprlib.repr(data)}; {allowed}")
     values = {name.lower(): value for name, value in data.items() if isinstance(name, str)}
     vni, text = values.get("vni"), values.get("vtepmac")
     if vni is not None and (not isinstance(vni, int) or isinstance(vni, bool)):
-        raise BadLease(key, f"{field}.VNI is {vni!r}; {allowed}")
+        raise BadLease(key, f"{field}.VNI is {reprlib.repr(vni)}; {allowed}")
     if not isinstance(text, str):
-        raise BadLease(key, f"{field}.VtepMAC is {'missing' if text is None else repr(text)}; {allowed}")
+        raise BadLease(key, f"{field}.VtepMAC is {'missing' if text is None else reprlib.repr(text)}; {allowed}")
     mac = parse_mac(text)
     if mac is None:
-        raise BadLease(key, f"{field}.VtepMAC {text!r} is no MAC address; {allowed}")
+        raise BadLease(key, f"{field}.VtepMAC {reprlib.repr(text)} is no MAC address; {allowed}")
     if mac[0] & 1 or not any(mac):
         raise BadLease(key, f"{field}.VtepMAC {text} is multicast or zero; allowed: the MAC of one node")
     return mac
@@ -186,7 +187,9 @@ class VxlanBackend(Backend):
         if subnet is None:
             return ()
         if lease.attrs.backend_type != type_vxlan:
-            raise BadLease(lease.key, f"BackendType is {lease.attrs.backend_type!r}; allowed: {type_vxlan!r}")
+            raise BadLease(
+                lease.key, f"BackendType is {reprlib.repr(lease.attrs.backend_type)}; allowed: {type_vxlan!r}"
+            )
         mac = _mac_in(lease, device.underlay_family)
         if mac == device.vtep_mac:
             raise BadLease(lease.key, f"VtepMAC {format_mac(mac)} is our own; allowed: the MAC of another node")

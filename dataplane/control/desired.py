@@ -3,10 +3,10 @@
 Pure, and incremental: a change of one lease costs work in proportion to what it touches. What must stay true:
 - the result depends on the set of leases only, never on the order in which they came, so that every node
   isolates the same lease;
-- of leases whose prefixes overlap, the one that looks most like the cluster's own allocation wins (our own, then
-  one with the configured length and families, then the longer prefix, then the smaller key), and whoever
-  overlaps a better one is refused whole and named;
-- our own lease is never a peer, and nobody's lease is sent to our own address.
+- of leases whose prefixes overlap, the one that looks most like the cluster's own allocation wins (one with the
+  configured length and families, then the longer prefix, then the smaller key), and whoever overlaps a better one
+  is refused whole and named; that nobody overlaps us is the backend's check;
+- our own lease is never a peer.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ from dataplane.control.claims import Claims
 from dataplane.control.diff import Change, diff
 from dataplane.errors import BadLease
 from dataplane.model import IPNetwork, Lease, NetConf, Peer
-
-_own_key = ""
 
 
 class LeaseMeaning(Protocol):
@@ -57,24 +55,21 @@ class Desired:
         self._claims = Claims()
         self._candidates: dict[str, _Candidate] = {}
         self._accepted: dict[str, _Candidate] = {}
-        self._own_addresses = {own.attrs.public_ip, own.attrs.public_ipv6} - {None}
         self.refused: dict[str, str] = {}
-        self.peers: dict[str, dict[IPNetwork, Peer]] = {}
-        own_prefixes = [prefix for prefix in (own.subnet, own.ipv6_subnet) if prefix is not None]
-        for prefix in own_prefixes:
-            self._claims.add(prefix, _own_key)
-        for device in devices:
-            families = {route.version for route in device.routes}
-            self.peers[device.name] = {
-                prefix: Peer(prefix, None) for prefix in own_prefixes if prefix.version in families
-            }
+        self.peers: dict[str, dict[IPNetwork, Peer]] = {
+            device.name: {peer.prefix: peer for peer in device.local_peers} for device in devices
+        }
+
+    @property
+    def accepted(self) -> int:
+        """How many leases of other nodes are in use."""
+        return len(self._accepted)
 
     def update(self, changed: Mapping[str, Lease | None]) -> dict[str, Change]:
         """Take in leases that changed (None: gone) and return the change of each device's table that has one."""
         affected = set()
         for key, lease in changed.items():
             affected |= self._consider(key, lease)
-        affected.discard(_own_key)
         before: dict[str, dict[IPNetwork, Peer | None]] = {device.name: {} for device in self._devices}
         for key in affected:
             self._place(before, key, self._accepted.pop(key, None), leave=True)
@@ -120,11 +115,7 @@ class Desired:
 
     def _candidate(self, lease: Lease) -> _Candidate:
         peers = {device.name: self._backend.peers(self._conf, lease, device) for device in self._devices}
-        prefixes = {}
-        for peer in (peer for group in peers.values() for peer in group):
-            if peer.next_hop in self._own_addresses:
-                raise BadLease(lease.key, f"its address {peer.next_hop} is our own; a node holds one lease")
-            prefixes[peer.prefix] = None
+        prefixes = {peer.prefix for group in peers.values() for peer in group}
         longest = max((prefix.prefixlen for prefix in prefixes), default=0)
         return _Candidate((not self._is_regular(lease), -longest, lease.key), peers, tuple(prefixes))
 
@@ -144,8 +135,6 @@ class Desired:
     def _better_than(self, key: str, candidate: _Candidate) -> str | None:
         for prefix in candidate.prefixes:
             for other in self._claims.overlapping(prefix):
-                if other == _own_key:
-                    return f"its subnet {prefix} overlaps our own {self._own.key}"
                 if other != key and self._candidates[other].rank < candidate.rank:
                     return f"its subnet {prefix} overlaps lease {other}, which takes precedence"
         return None

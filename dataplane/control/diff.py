@@ -39,6 +39,6 @@ def diff(
         if peer is None:
             if prefix in observed:
                 remove.append(prefix)
-        elif observed.get(prefix) != peer:
+        elif (seen := observed.get(prefix)) is not peer and seen != peer:
             put.append(peer)
     return Change(tuple(put), tuple(remove))

@@ -13,10 +13,9 @@ from pathlib import Path
 from aiohttp import web
 
 from dataplane.errors import HostError
-from dataplane.observe.state import NodeState
+from dataplane.observe.state import NodeState, status_socket
 from dataplane.observe.status import document
 
-socket_name = "status.sock"
 prometheus_type = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -61,7 +60,7 @@ class Server:
 
     def __init__(self, state: NodeState, run_dir: Path, healthz_ip: str, healthz_port: int) -> None:
         self._state = state
-        self._socket = run_dir / socket_name
+        self._socket = run_dir / status_socket
         self._address = (healthz_ip, healthz_port)
         self._runners: list[web.AppRunner] = []
 

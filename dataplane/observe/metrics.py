@@ -17,7 +17,7 @@ from dataplane.observe.state import NodeState
 peer_fields = ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
 event_help = {
     "store_errors": "Failed contacts with the lease store",
-    "table_changes": "Times the forwarding table was changed",
+    "table_updates": "Times the forwarding table was changed",
     "device_rebuilds": "Times a TUN device and its forwarder were built again",
     "repairs": "Addresses, routes and link settings put back after somebody removed them",
     "lease_renewals": "Renewals of our own lease",

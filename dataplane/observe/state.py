@@ -15,6 +15,7 @@ from typing import Protocol
 from dataplane.model import IPNetwork, Lease, Peer, PeerCounters
 
 store_silence_s = 5.0
+status_socket = "status.sock"  # in the run directory
 
 
 class Forwarding(Protocol):

@@ -1,0 +1,80 @@
+"""`dataplane status`: asks the running daemon over its unix socket and shows the answer to a person or as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from dataplane.errors import DataplaneError, HostError
+from dataplane.observe.state import status_socket
+
+answer_limit_s = 5.0
+
+
+def add_parser(subparsers: Any) -> None:
+    """Set up the parser of `dataplane status`."""
+    parser = subparsers.add_parser("status", help="what the node's daemon knows and does")
+    parser.add_argument("--json", action="store_true", help="print the whole status document")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=Path(os.environ.get("FLANNELD_RUN_DIR") or "/run/dataplane"),
+        help="the daemon's --run-dir (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the status; raises `HostError` when no daemon answers."""
+    document = fetch(args.run_dir / status_socket)
+    if args.json:
+        json.dump(document, sys.stdout, indent=2)
+        print()
+    else:
+        # rich costs start-up time that --json need not pay.
+        from dataplane.cli.status_view import show
+
+        show(document, time.time())
+    return 0
+
+
+def fetch(path: Path) -> dict[str, Any]:
+    """Return the status document of the daemon that listens on `path`; raises `HostError`."""
+    connection = _UnixConnection(path)
+    try:
+        connection.request("GET", "/status")
+        response = connection.getresponse()
+        body = response.read()
+    except FileNotFoundError as error:
+        raise HostError(f"no daemon is running here: {path} does not exist (--run-dir says where to look)") from error
+    except ConnectionRefusedError as error:
+        raise HostError(f"no daemon is running here: nobody listens on {path} any more") from error
+    except PermissionError as error:
+        raise HostError(f"not allowed to open {path}; only the daemon's own user may") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise HostError(f"the daemon did not answer on {path}: {error}") from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise DataplaneError(f"the daemon answered {response.status} {response.reason} on {path}")
+    document: dict[str, Any] = json.loads(body)
+    return document
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    """HTTP over a unix socket."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=answer_limit_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(answer_limit_s)
+        self.sock.connect(str(self._path))

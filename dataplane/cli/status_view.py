@@ -1,0 +1,104 @@
+"""The status document as a person reads it: health first, then who we are, then peers and drops."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+drop_words = {
+    "send_malformed": "what pods sent is no whole IP packet",
+    "send_no_route": "no node holds the destination",
+    "send_multicast": "multicast or link-local from a pod: not carried",
+    "send_ttl": "TTL used up on the way out",
+    "send_too_big": "larger than the MTU and not to be fragmented",
+    "send_gso": "large packet of a kind that cannot be cut",
+    "send_error": "the network refused the datagram",
+    "send_full": "the sending socket's buffer is full",
+    "receive_unknown_sender": "sender holds no lease",
+    "receive_short": "too short for its headers",
+    "receive_truncated": "longer than any datagram we take",
+    "receive_vxlan_flags": "wrong VXLAN flags",
+    "receive_vni": "another overlay's VNI",
+    "receive_inner_mac": "inner MAC is not ours, or not the sender's",
+    "receive_inner_type": "neither IPv4 nor IPv6 inside",
+    "receive_malformed": "inner IP header or length is wrong",
+    "receive_inner_source": "inner source is not the sender's to use",
+    "receive_inner_destination": "inner destination is not on this node",
+    "receive_multicast": "multicast or broadcast inside",
+    "receive_ra": "router advertisement or redirect inside",
+    "receive_checksum": "wrong inner checksum",
+    "receive_ecn": "congestion mark that the packet cannot carry",
+    "receive_ttl": "TTL used up on the way in",
+    "tun_error": "the TUN device refused the packet",
+    "tun_full": "the TUN device's queue is full",
+    "icmp_limited": "ICMP error not made, too many already",
+}
+
+
+def show(document: dict[str, Any], now: float) -> None:
+    """Print the document to stdout."""
+    console = Console(highlight=False)
+    ready = "[bold green]ready[/]" if document["ready"] else "[bold red]not ready[/]"
+    console.print(f"dataplane is {ready}")
+    for problem in document["problems"]:
+        console.print(f"  [red]![/] {escape(problem)}")
+    console.print(_facts(document, now))
+    if document["peers"]:
+        console.print(_peers(document["peers"]))
+    else:
+        console.print("no peers")
+    drops = {reason: count for reason, count in document["drops"].items() if count}
+    if drops:
+        console.print(_drops(drops))
+
+
+def _facts(document: dict[str, Any], now: float) -> Table:
+    table = Table.grid(padding=(0, 2))
+    interface, datapath, lease = document["interface"], document["datapath"], document["lease"]
+    if interface:
+        text = f"{interface['name']} {interface['address']} mtu {interface['mtu']}: {interface['reason']}"
+        table.add_row("interface", escape(text))
+    table.add_row("backend", document["backend"] or "not known yet")
+    if datapath:
+        table.add_row("datapath", escape(f"{datapath['kind']}: {datapath['reason']}"))
+    if lease:
+        subnets = " ".join(subnet for subnet in (lease["subnet"], lease["ipv6_subnet"]) if subnet)
+        address = " ".join(ip for ip in (lease["public_ip"], lease["public_ipv6"]) if ip)
+        mac = f" VTEP {lease['vtep_mac']}" if lease["vtep_mac"] else ""
+        table.add_row("lease", f"{subnets} at {address}{mac}, {time_left(lease['expires'], now)}")
+    for device in document["devices"]:
+        workers = f"{device['workers_alive']} of {device['workers']} workers"
+        offloads = ", ".join(device["offloads"]) or "none"
+        table.add_row("device", f"{device['name']} mtu {device['mtu']} port {device['port']}, {workers}; {offloads}")
+    return table
+
+
+def time_left(expires: float | None, now: float) -> str:
+    """Say how long a lease lasts; None is for ever."""
+    if expires is None:
+        return "for ever (reserved)"
+    left = int(expires - now)
+    if left <= 0:
+        return "expired"
+    hours, minutes = left // 3600, left % 3600 // 60
+    return f"{hours} h {minutes} min left" if left >= 60 else f"{left} s left"
+
+
+def _peers(peers: list[dict[str, Any]]) -> Table:
+    table = Table("peer", "public ip", "VTEP MAC", title=None)
+    for name in ("sent", "bytes", "received", "bytes"):
+        table.add_column(name, justify="right")
+    for peer in peers:
+        counts = (peer["tx_packets"], peer["tx_bytes"], peer["rx_packets"], peer["rx_bytes"])
+        table.add_row(peer["subnet"], peer["public_ip"], peer["vtep_mac"] or "-", *(f"{count:,}" for count in counts))
+    return table
+
+
+def _drops(drops: dict[str, int]) -> Table:
+    table = Table("dropped", "packets", "meaning")
+    for reason, count in sorted(drops.items(), key=lambda item: -item[1]):
+        table.add_row(reason, f"{count:,}", drop_words.get(reason, ""))
+    return table

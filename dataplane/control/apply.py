@@ -1,0 +1,245 @@
+"""Keeps one device equal to its plan, and its forwarding table equal to what is desired.
+
+How it works: a lease's change goes straight into the table (`publish`); everything else is `ensure`, which looks
+at what is there, puts back what is missing, and builds the whole device again when it is gone, when a worker
+failed, or when the external interface is not the one its sockets were bound to. What must stay true: `ensure` may
+be called at any time and any number of times, a failure is told and tried again later, and a table that refuses
+one peer still takes the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from ipaddress import IPv4Interface, IPv6Interface
+from typing import Protocol
+
+from dataplane.backends.base import DevicePlan
+from dataplane.control.device import Device, Forwarder, OpenDevice
+from dataplane.control.diff import Change, diff
+from dataplane.control.say import Say
+from dataplane.errors import CoreError, HostError
+from dataplane.host.netlink import Address, Link, Route
+from dataplane.model import IPNetwork, Peer
+from dataplane.observe.state import DeviceState, NodeState
+
+log = logging.getLogger(__name__)
+
+# A packet that the core has not read yet waits here; about one burst of ours (the kernel's vxlan has no queue).
+tx_queue_packets = 1000
+longest_delay_s = 10.0
+calm_s = 60.0
+
+
+class HostNet(Protocol):
+    """What control asks of `host.netlink.Host`; every method raises `HostError`."""
+
+    async def link(self, name: str) -> Link | None:
+        """The link of this name."""
+        ...
+
+    async def addresses(self, index: int | None = None) -> list[Address]:
+        """Addresses of a link."""
+        ...
+
+    async def routes(self, index: int) -> list[Route]:
+        """Routes through a link."""
+        ...
+
+    async def set_link(self, index: int, *, mtu: int, up: bool, txqueuelen: int | None = None) -> None:
+        """Set a link's MTU and state."""
+        ...
+
+    async def add_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
+        """Give a link an address."""
+        ...
+
+    async def add_route(self, route: Route) -> None:
+        """Put a route into the main table."""
+        ...
+
+
+class Keeper:
+    """One device, kept.
+
+    Args:
+        plan: what it should be.
+        wanted: the table it should have; read whenever the whole is compared, so changes show.
+    """
+
+    def __init__(
+        self,
+        plan: DevicePlan,
+        wanted: Mapping[IPNetwork, Peer],
+        open_device: OpenDevice,
+        host: HostNet,
+        state: NodeState,
+        workers: int,
+    ) -> None:
+        self.plan = plan
+        self._wanted = wanted
+        self._open_device = open_device
+        self._host = host
+        self._state = state
+        self._say = Say(log)
+        self._device: Device | None = None
+        self._interface_index = 0
+        self._rebuild_after = 0.0
+        self._rebuild_delay_s = 1.0
+        self._rejected: set[IPNetwork] = set()
+        self._seen = DeviceState(plan.name, plan.mtu, plan.port, workers)
+        state.devices[plan.name] = self._seen
+
+    @property
+    def failed(self) -> bool:
+        """Whether a worker has ended although nobody stopped it, or there is no device at all."""
+        return self._device is None or bool(self._device.forwarder.failures)
+
+    async def open(self) -> None:
+        """Build the device, fill its table, start it, give it address and route; raises `HostError`, `CoreError`."""
+        interface = await self._external()
+        device = await asyncio.to_thread(self._open_device, self.plan)
+        try:
+            self._device = device
+            self._interface_index = interface.index
+            for warning in device.warnings:
+                log.warning("%s", warning)
+            self._put_all()
+            device.forwarder.start()
+            link = await self._host.link(device.name)
+            if link is None:
+                raise HostError(f"device {device.name} vanished while it was set up")
+            await self._set_up(device, link, None)
+        except BaseException:
+            await self.close()
+            raise
+        self._seen.name, self._seen.index, self._seen.forwarding = device.name, device.index, device.forwarder
+
+    async def close(self) -> None:
+        """Take the device away, with its addresses and routes."""
+        device, self._device = self._device, None
+        self._seen.index, self._seen.forwarding = None, None
+        if device is not None:
+            await asyncio.to_thread(device.close)
+
+    def publish(self, change: Change) -> None:
+        """Bring one change into the table. Without a device there is nothing to do: opening it fills the table."""
+        if self._device is None:
+            return
+        self._put_each(self._device.forwarder, change.remove, change.put)
+        self._state.events["table_updates"] += 1
+
+    async def ensure(self) -> None:
+        """Put back whatever is missing; failures end as `state.blockers` and are tried again at the next call."""
+        name = self._seen.name
+        try:
+            reason = await self._why_rebuild()
+            if reason is not None:
+                await self._rebuild(reason)
+            elif self._device is not None:
+                link = await self._host.link(name)
+                if link is not None:
+                    await self._set_up(self._device, link, "put back")
+                self._retry_rejected()
+        except (HostError, CoreError) as error:
+            self._state.blockers[f"device {self.plan.name}"] = f"{name}: {error}"
+            self._say.warn("ensure", f"{name}: {error}", self._state.now())
+        else:
+            self._state.blockers.pop(f"device {self.plan.name}", None)
+            self._say.over("ensure", f"{self._seen.name}: all is in place again")
+
+    async def _rebuild(self, reason: str) -> None:
+        """Build the device again, at once the first time, at growing intervals while that does not last."""
+        now = self._state.now()
+        if now < self._rebuild_after:
+            raise HostError(f"{reason}; it is built again in {self._rebuild_after - now:.0f} s")
+        self._rebuild_delay_s = (
+            1.0 if now - self._rebuild_after > calm_s else min(longest_delay_s, 2 * self._rebuild_delay_s)
+        )
+        self._rebuild_after = now + self._rebuild_delay_s
+        self._say.warn("rebuild", f"{self._seen.name}: {reason}; building it again", now)
+        await self.close()
+        await self.open()
+        self._state.events["device_rebuilds"] += 1
+
+    async def _why_rebuild(self) -> str | None:
+        if self._device is None:
+            return "there is no device"
+        if self._device.forwarder.failures:
+            return f"the data plane failed ({', '.join(self._device.forwarder.failures)})"
+        link = await self._host.link(self._device.name)
+        if link is None or link.index != self._device.index:
+            return "somebody deleted the device"
+        interface = await self._external()
+        if interface.index != self._interface_index:
+            return f"interface {interface.name} was replaced by another of its name"
+        return None
+
+    async def _external(self) -> Link:
+        interface = await self._host.link(self.plan.interface)
+        if interface is None:
+            raise HostError(f"interface {self.plan.interface} is gone")
+        addresses = await self._host.addresses(interface.index)
+        if all(address.interface.ip != self.plan.underlay_address for address in addresses):
+            raise HostError(f"interface {interface.name} no longer has our address {self.plan.underlay_address}")
+        if not interface.up:
+            raise HostError(f"interface {interface.name} is down")
+        return interface
+
+    async def _set_up(self, device: Device, link: Link, verb: str | None) -> None:
+        """Make link, addresses and routes equal to the plan. `verb` None: first time, nothing to tell."""
+        done = []
+        if not link.up or link.mtu != self.plan.mtu:
+            await self._host.set_link(device.index, mtu=self.plan.mtu, up=True, txqueuelen=tx_queue_packets)
+            done.append(f"link up with MTU {self.plan.mtu}")
+        present = {address.interface for address in await self._host.addresses(device.index)}
+        for interface in self.plan.addresses:
+            if interface not in present:
+                await self._host.add_address(device.index, interface)
+                done.append(f"address {interface}")
+        routes = {route.prefix for route in await self._host.routes(device.index) if route.gateway is None}
+        for prefix in self.plan.routes:
+            if prefix not in routes:
+                await self._host.add_route(Route(prefix, device.index))
+                done.append(f"route {prefix}")
+        for what in done if verb else ():
+            self._state.events["repairs"] += 1
+            self._say.warn(what, f"{device.name}: {verb} what somebody removed: {what}", self._state.now())
+
+    def _put_all(self) -> None:
+        assert self._device is not None
+        change = diff(self._device.forwarder.peers, self._wanted)
+        if change:
+            self.publish(change)
+
+    def _retry_rejected(self) -> None:
+        if self._rejected:
+            self._put_all()
+
+    def _put_each(self, forwarder: Forwarder, remove: Sequence[IPNetwork], put: Sequence[Peer]) -> None:
+        """Update the table at once, or, when the core refuses, in halves until the refused peers stand alone."""
+        try:
+            forwarder.update(put, remove)
+        except CoreError as error:
+            if len(put) > 1:
+                middle = len(put) // 2
+                self._put_each(forwarder, remove, put[:middle])
+                self._put_each(forwarder, (), put[middle:])
+            elif put:
+                self._reject(forwarder, put[0].prefix, str(error))
+            else:
+                raise
+        else:
+            for prefix in (*remove, *(peer.prefix for peer in put)) if self._rejected else ():
+                self._rejected.discard(prefix)
+                self._state.notes.pop(f"table {prefix}", None)
+
+    def _reject(self, forwarder: Forwarder, prefix: IPNetwork, error: str) -> None:
+        self._rejected.add(prefix)
+        text = f"peer {prefix} is refused by the data plane: {error}"
+        self._state.notes[f"table {prefix}"] = text
+        self._say.warn(f"table {prefix}", text, self._state.now())
+        if prefix in forwarder.peers:
+            # What stands there is what the peer was before; sending to that would be wrong.
+            forwarder.update((), (prefix,))

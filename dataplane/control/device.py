@@ -1,0 +1,116 @@
+"""One TUN device with its sockets and its forwarder, opened together and closed together.
+
+What must stay true: whatever fails on the way, nothing stays open; the forwarder is closed before the descriptors
+that it reads, and the device vanishes with its last descriptor.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from typing import Protocol
+
+from dataplane.backends.base import DevicePlan
+from dataplane.model import IPNetwork, Peer
+from dataplane.observe.state import Forwarding
+
+vxlan_sources = 16  # source ports, so that the underlay can spread flows (RFC 7348 section 5)
+
+
+class Forwarder(Forwarding, Protocol):
+    """What control does with a forwarder, beside reading it."""
+
+    def start(self) -> None:
+        """Start the workers."""
+        ...
+
+    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> None:
+        """Change the forwarding table in one step; raises `CoreError`."""
+        ...
+
+
+class Device(Protocol):
+    """An open device; `warnings` are what could not be set up, one sentence each."""
+
+    @property
+    def name(self) -> str:
+        """The name that the kernel gave it."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Its interface index."""
+        ...
+
+    @property
+    def forwarder(self) -> Forwarder:
+        """The data plane behind it; not started."""
+        ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What could not be set up, one sentence each."""
+        ...
+
+    def close(self) -> None:
+        """Stop the forwarder, then let go of the device; its addresses and routes go with it."""
+        ...
+
+
+OpenDevice = Callable[[DevicePlan], Device]
+
+
+class TunDevice:
+    """The real thing: a TUN, UDP sockets, the C core."""
+
+    def __init__(self, plan: DevicePlan, workers: int) -> None:
+        """Open all of it; raises `HostError` or `CoreError` with nothing left open."""
+        # The core and the TUN library are needed here only; control's tests run without them.
+        from dataplane.core import Forwarder as CoreForwarder
+        from dataplane.core import ForwarderConfig
+        from dataplane.host.sockets import open_receive, open_sources
+        from dataplane.host.sysctl import prepare_tun
+        from dataplane.host.tun import open_tun
+
+        with ExitStack() as undo:
+            tun = open_tun(plan.name, workers)
+            undo.callback(tun.close)
+            receive = open_receive(plan.underlay_address, plan.port, plan.interface, workers)
+            _close_later(undo, receive)
+            sources = receive
+            if plan.wire == "vxlan":
+                sources = open_sources(plan.underlay_address, plan.interface, vxlan_sources)
+                _close_later(undo, sources)
+            addresses = {address.version: address.ip for address in plan.addresses}
+            forwarder = CoreForwarder(
+                ForwarderConfig(
+                    backend=plan.wire,
+                    mtu=plan.mtu,
+                    port=plan.port,
+                    underlay_family=plan.underlay_family,
+                    tun_fds=tun.fds,
+                    receive_fds=tuple(sock.fileno() for sock in receive),
+                    source_fds=tuple(sock.fileno() for sock in sources),
+                    vnet_hdr=tun.vnet_hdr,
+                    vni=plan.vni,
+                    vtep_mac=plan.vtep_mac,
+                    tunnel4=addresses.get(4),
+                    tunnel6=addresses.get(6),
+                )
+            )
+            undo.callback(forwarder.close)
+            self.name = tun.name
+            self.index = tun.index
+            self.warnings = tuple(prepare_tun(tun.name))
+            self.forwarder: Forwarder = forwarder
+            self._undo = undo.pop_all()
+
+    def close(self) -> None:
+        """Stop the workers, free the core, close sockets and TUN, in this order. May be called again."""
+        self._undo.close()
+
+
+def _close_later(undo: ExitStack, sockets: list[socket.socket]) -> None:
+    for sock in sockets:
+        undo.callback(sock.close)

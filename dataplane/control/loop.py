@@ -1,0 +1,174 @@
+"""The control loop: leases come in, forwarding tables and devices follow.
+
+How it works: `watch` folds the store's events and publishes what they change at once; `resync` compares host and
+devices with the plan whenever the kernel reports a change, when a worker failed, and on a timer; `ping` knows
+whether the store answers. What must stay true: an event's way from the store to the table has no await in it, and
+no failure of the store stops the forwarding.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol
+
+from dataplane.backends.base import DevicePlan
+from dataplane.control.apply import HostNet, Keeper
+from dataplane.control.desired import Desired, LeaseMeaning
+from dataplane.control.device import OpenDevice
+from dataplane.control.renew import Clock
+from dataplane.control.say import Say
+from dataplane.control.watch import LeaseView
+from dataplane.errors import HostError, StoreError
+from dataplane.model import Lease, NetConf, WatchEvent
+from dataplane.observe.state import NodeState
+from dataplane.stores.base import Store
+
+log = logging.getLogger(__name__)
+
+look_s = 0.5  # how often failed workers are looked for; costs no system call
+resync_s = 10.0
+settle_s = 0.1  # between two looks at the host, so that a busy node's changes cost little
+ping_s = 1.0
+ping_limit_s = 3.0
+first_delay_s = 0.1  # of watching again after a failure; doubles
+longest_delay_s = 5.0
+
+
+class Changes(Protocol):
+    """The part of `host.netlink.Host` that tells of changes."""
+
+    def changes(self) -> AsyncIterator[None]:
+        """Yield at every change of links, addresses or routes."""
+        ...
+
+
+class Control:
+    """Everything between the store and the devices of one node.
+
+    Args:
+        doubt: called when the store no longer shows our lease as ours.
+    """
+
+    def __init__(
+        self,
+        conf: NetConf,
+        own: Lease,
+        backend: LeaseMeaning,
+        devices: Sequence[DevicePlan],
+        *,
+        open_device: OpenDevice,
+        host: HostNet,
+        state: NodeState,
+        clock: Clock,
+        workers: int,
+        doubt: Callable[[], None],
+    ) -> None:
+        self.view = LeaseView()
+        self.synced = asyncio.Event()
+        self._own = own
+        self._desired = Desired(conf, own, backend, devices)
+        self._state = state
+        self._clock = clock
+        self._doubt = doubt
+        self._never = asyncio.Event()
+        self._touched = asyncio.Event()
+        self._say = Say(log)
+        self.keepers = {
+            plan.name: Keeper(plan, self._desired.peers[plan.name], open_device, host, state, workers)
+            for plan in devices
+        }
+
+    async def open(self) -> None:
+        """Build every device; raises `HostError`, `CoreError`."""
+        for keeper in self.keepers.values():
+            await keeper.open()
+
+    async def close(self) -> None:
+        """Take every device away."""
+        for keeper in self.keepers.values():
+            await keeper.close()
+
+    def take(self, event: WatchEvent) -> None:
+        """Take in one event of the watch, to the forwarding tables."""
+        changed = self.view.fold(event)
+        changes = self._desired.update({key: self.view.leases.get(key) for key in changed})
+        for name, change in changes.items():
+            self.keepers[name].publish(change)
+        self._tell_refused()
+        if self._own.key in changed or not self.synced.is_set():
+            self._check_own()
+        self.synced.set()
+
+    def _tell_refused(self) -> None:
+        refused = {**self._desired.refused, **self.view.refused}
+        for key in self._state.refused.keys() - refused.keys():
+            self._say.over(key, f"lease {key} is no longer refused")
+        for key, reason in refused.items():
+            if self._state.refused.get(key) != reason:
+                self._say.warn(key, f"lease {key} is not used: {reason}", self._clock.now())
+        self._state.refused = refused
+        self._state.leases = self._desired.accepted
+
+    def _check_own(self) -> None:
+        shown = self.view.leases.get(self._own.key)
+        if shown is None or shown.attrs.public_ip != self._own.attrs.public_ip:
+            self._doubt()
+
+    async def watch(self, store: Store) -> None:
+        """Follow the store for ever; what fails is begun again, with a fresh snapshot."""
+        delay = first_delay_s
+        while True:
+            try:
+                async for event in store.watch():
+                    self.take(event)
+                    delay = first_delay_s
+                    self._say.over("watch", "watching the lease store again")
+                reason = "the watch ended"
+            except StoreError as error:
+                reason = str(error)
+            self._state.events["store_errors"] += 1
+            self._say.warn("watch", f"cannot watch the lease store: {reason}; trying again", self._clock.now())
+            await self._clock.wait(self._never, delay)
+            delay = min(longest_delay_s, 2 * delay)
+
+    async def ping(self, store: Store) -> None:
+        """Ask the store for a sign of life about once a second, for ever."""
+        while True:
+            try:
+                async with asyncio.timeout(ping_limit_s):
+                    await store.ping()
+            except (StoreError, TimeoutError) as error:
+                self._state.events["store_errors"] += 1
+                reason = str(error) or f"no answer within {ping_limit_s:.0f} s"
+                self._state.notes["store"] = f"the lease store does not answer: {reason}"
+                self._say.warn("ping", self._state.notes["store"], self._clock.now())
+            else:
+                self._state.store_contact = self._clock.now()
+                self._state.notes.pop("store", None)
+                self._say.over("ping", "the lease store answers again")
+            await self._clock.wait(self._never, ping_s)
+
+    async def listen(self, host: Changes) -> None:
+        """Wake `resync` at every change that the kernel reports, for ever."""
+        while True:
+            try:
+                async for _ in host.changes():
+                    self._touched.set()
+            except HostError as error:
+                self._say.warn("listen", f"{error}; looking every {resync_s:.0f} s instead", self._clock.now())
+            await self._clock.wait(self._never, longest_delay_s)
+
+    async def resync(self) -> None:
+        """Keep the devices as planned, for ever."""
+        due = self._clock.now() + resync_s
+        while True:
+            touched = await self._clock.wait(self._touched, look_s)
+            if not touched and self._clock.now() < due and not any(keeper.failed for keeper in self.keepers.values()):
+                continue
+            self._touched.clear()
+            for keeper in self.keepers.values():
+                await keeper.ensure()
+            due = self._clock.now() + resync_s
+            await self._clock.wait(self._never, settle_s)

@@ -1,0 +1,201 @@
+"""Desired state: leases in, peers and refusals out; whole-value comparison; isolation that no order changes.
+
+The vxlan and udp backends are the real ones (they are pure); everything else is built here.
+"""
+
+from __future__ import annotations
+
+import itertools
+from ipaddress import IPv4Address, IPv4Network, ip_network
+
+import pytest
+
+from dataplane.backends.base import DevicePlan
+from dataplane.backends.vxlan import VxlanBackend, format_mac
+from dataplane.control.claims import Claims
+from dataplane.control.desired import Desired
+from dataplane.control.diff import Change, diff
+from dataplane.control.watch import LeaseView
+from dataplane.model import (
+    Lease,
+    LeaseAttrs,
+    LeaseGone,
+    LeasePut,
+    LeaseRefused,
+    NetConf,
+    Peer,
+    RefusedLease,
+    Snapshot,
+    type_vxlan,
+)
+
+conf = NetConf(network=IPv4Network("10.244.0.0/16"), subnet_len=24, backend_type=type_vxlan)
+
+
+def vxlan_lease(subnet: str, ip: str, mac: str = "", expires: float = 1000.0) -> Lease:
+    number = int(IPv4Address(ip)) & 0xFFFFFF
+    text = mac or format_mac(b"\x02\x00\x00" + number.to_bytes(3, "big"))
+    attrs = LeaseAttrs(IPv4Address(ip), None, type_vxlan, {"VNI": 1, "VtepMAC": text})
+    return Lease(IPv4Network(subnet), None, attrs, expires)
+
+
+own = vxlan_lease("10.244.1.0/24", "192.0.2.1")
+backend = VxlanBackend.from_conf(conf)
+
+
+def plans() -> tuple[DevicePlan, ...]:
+    address = own.attrs.public_ip
+    return backend.devices(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=None)
+
+
+def desired() -> Desired:
+    return Desired(conf, own, backend, plans())
+
+
+def update(state: Desired, *leases: Lease) -> Change:
+    return state.update({lease.key: lease for lease in leases}).get("flannel.1", Change())
+
+
+def peer_of(lease: Lease) -> Peer:
+    assert lease.subnet is not None
+    mac = bytes.fromhex(lease.attrs.backend_data["VtepMAC"].replace(":", ""))
+    return Peer(lease.subnet, lease.attrs.public_ip, mac)
+
+
+def test_our_own_subnet_is_there_from_the_start_and_is_local() -> None:
+    assert desired().peers == {"flannel.1": {own.subnet: Peer(ip_network("10.244.1.0/24"), None)}}
+
+
+def test_add_change_remove() -> None:
+    state = desired()
+    first = vxlan_lease("10.244.2.0/24", "192.0.2.2")
+    assert update(state, first) == Change(put=(peer_of(first),))
+    moved = vxlan_lease("10.244.2.0/24", "192.0.2.9")
+    assert update(state, moved) == Change(put=(peer_of(moved),))
+    assert state.update({moved.key: None})["flannel.1"] == Change(remove=(ip_network("10.244.2.0/24"),))
+    assert state.accepted == 0
+
+
+def test_renewal_of_a_peer_changes_nothing() -> None:
+    state = desired()
+    update(state, vxlan_lease("10.244.2.0/24", "192.0.2.2"))
+    assert not update(state, vxlan_lease("10.244.2.0/24", "192.0.2.2", expires=2000.0))
+
+
+def test_own_lease_never_becomes_a_peer() -> None:
+    state = desired()
+    assert not update(state, own)
+    stolen = vxlan_lease("10.244.1.0/24", "192.0.2.66")
+    assert not update(state, stolen)
+    assert state.peers["flannel.1"][ip_network("10.244.1.0/24")].next_hop is None
+
+
+def test_bad_lease_is_isolated_and_named() -> None:
+    state = desired()
+    good = vxlan_lease("10.244.2.0/24", "192.0.2.2")
+    bad = vxlan_lease("10.244.3.0/24", "192.0.2.3", mac="no mac")
+    assert update(state, good, bad) == Change(put=(peer_of(good),))
+    assert list(state.refused) == [bad.key]
+    assert "no mac" in state.refused[bad.key]
+    repaired = vxlan_lease("10.244.3.0/24", "192.0.2.3")
+    assert update(state, repaired) == Change(put=(peer_of(repaired),))
+    assert state.refused == {}
+
+
+def test_lease_that_turns_bad_leaves_the_table() -> None:
+    state = desired()
+    update(state, vxlan_lease("10.244.2.0/24", "192.0.2.2"))
+    change = update(state, vxlan_lease("10.244.2.0/24", "192.0.2.2", mac="ff:ff:ff:ff:ff:ff"))
+    assert change == Change(remove=(ip_network("10.244.2.0/24"),))
+
+
+overlapping = [
+    vxlan_lease("10.244.8.0/24", "192.0.2.8"),
+    vxlan_lease("10.244.0.0/17", "192.0.2.17"),
+    vxlan_lease("10.244.8.128/25", "192.0.2.25"),
+    vxlan_lease("10.244.9.0/24", "192.0.2.9"),
+    vxlan_lease("10.244.128.0/18", "192.0.2.18"),
+    vxlan_lease("10.244.160.0/20", "192.0.2.20"),
+]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_overlaps_are_isolated_whatever_the_order(batched: bool) -> None:
+    outcomes = set()
+    for order in itertools.permutations(overlapping):
+        state = desired()
+        if batched:
+            update(state, *order)
+        else:
+            for lease in order:
+                update(state, lease)
+        outcomes.add((frozenset(state.peers["flannel.1"].items()), frozenset(state.refused)))
+    assert len(outcomes) == 1
+    ((_, refused),) = outcomes
+    # /24 is what the configuration hands out; the /17 also overlaps us. Of the other two the longer prefix wins.
+    assert refused == {"10.244.0.0-17", "10.244.8.128-25", "10.244.128.0-18"}
+
+
+def test_who_was_isolated_comes_back_when_the_other_goes() -> None:
+    state = desired()
+    winner, loser = vxlan_lease("10.244.8.0/24", "192.0.2.8"), vxlan_lease("10.244.8.0/25", "192.0.2.25")
+    update(state, winner, loser)
+    assert winner.key in state.refused[loser.key]
+    change = state.update({winner.key: None})["flannel.1"]
+    assert change == Change(put=(peer_of(loser),), remove=(winner.subnet,))
+    assert state.refused == {}
+
+
+def test_bad_lease_does_not_displace_a_good_one() -> None:
+    state = desired()
+    good = vxlan_lease("10.244.8.0/25", "192.0.2.8")
+    update(state, good, vxlan_lease("10.244.8.0/24", "192.0.2.9", mac="x"))
+    assert state.peers["flannel.1"][ip_network("10.244.8.0/25")] == peer_of(good)
+
+
+def test_claims_agree_with_a_plain_search() -> None:
+    prefixes = [
+        ip_network((int(IPv4Address("10.0.0.0")) + (i << (32 - bits)), bits)) for bits in (22, 24, 26) for i in range(9)
+    ]
+    claims = Claims()
+    held = prefixes[::2]
+    for prefix in held:
+        claims.add(prefix, str(prefix))
+    claims.add(held[0], "twice")
+    claims.drop(held[0], "twice")
+    claims.drop(held[1], str(held[1]))
+    held.pop(1)
+    for prefix in prefixes:
+        expected = sorted(str(other) for other in held if other.overlaps(prefix))
+        assert sorted(claims.overlapping(prefix)) == expected
+
+
+def test_diff_compares_whole_values() -> None:
+    net = ip_network("10.244.2.0/24")
+    old, new = Peer(net, IPv4Address("192.0.2.2"), b"aaaaaa"), Peer(net, IPv4Address("192.0.2.2"), b"bbbbbb")
+    assert diff({net: old}, {net: new}) == Change(put=(new,))
+    assert not diff({net: old}, {net: Peer(net, IPv4Address("192.0.2.2"), b"aaaaaa")})
+    assert diff({net: old}, {}) == Change(remove=(net,))
+    assert not diff({net: old}, {}, prefixes=())
+
+
+def test_snapshot_after_snapshot_shows_a_changed_mac_and_a_vanished_lease() -> None:
+    view = LeaseView()
+    first, second = vxlan_lease("10.244.2.0/24", "192.0.2.2"), vxlan_lease("10.244.3.0/24", "192.0.2.3")
+    assert view.fold(Snapshot((own, first, second))) == {own.key, first.key, second.key}
+    changed = vxlan_lease("10.244.2.0/24", "192.0.2.2", mac="02:11:22:33:44:55")
+    assert view.fold(Snapshot((own, changed))) == {first.key, second.key}
+    assert view.leases[first.key] == changed
+    assert view.fold(Snapshot((own, changed))) == set()
+
+
+def test_refused_content_voids_what_we_had() -> None:
+    view = LeaseView()
+    lease = vxlan_lease("10.244.2.0/24", "192.0.2.2")
+    view.fold(Snapshot((lease,)))
+    assert view.fold(LeaseRefused(RefusedLease(lease.key, "no JSON"))) == {lease.key}
+    assert view.leases == {} and view.refused == {lease.key: "no JSON"}
+    assert view.fold(LeasePut(lease)) == {lease.key}
+    assert view.refused == {}
+    assert view.fold(LeaseGone(lease.key)) == {lease.key}
+    assert view.fold(LeaseGone(lease.key)) == set()

@@ -1,0 +1,58 @@
+# dataplane: every step from a fresh clone to a running demo. `make help` lists the targets.
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= python3
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+SOURCES := $(shell find csrc dataplane -name '*.[ch]' -o -name '*.py' -path 'csrc/*') pyproject.toml meson.build meson.options
+FUZZ_SECONDS ?= 10
+SANITIZE := -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-c test-python fuzz lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.packages ## install what building, testing and the demo need (Debian packages as root; .venv for Python)
+
+$(VENV)/.packages: tools/packages.sh pyproject.toml
+	@bash tools/packages.sh
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "meson-python>=0.18" "meson>=1.4" ninja "cffi>=2.0"
+	@touch $@
+
+build: $(VENV)/.built ## compile the C core and install the command into .venv (editable)
+
+$(VENV)/.built: $(VENV)/.packages $(SOURCES)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
+	@touch $@
+
+demo: build ## run a virtual cluster: pods ping and move data over each backend, nothing is left behind
+	@$(BIN)/dataplane demo
+
+test: build test-c fuzz test-python ## run every test: C under sanitizers, short fuzzing, Python, namespaces, interop
+
+test-c: build ## the C tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@test -d build/sanitize || meson setup build/sanitize $(SANITIZE) > /dev/null
+	@meson test -C build/sanitize --print-errorlogs
+
+test-python: build ## the Python, namespace and interop tests
+	@$(BIN)/python -m pytest tests
+
+fuzz: build ## fuzz the two receive parsers from the kept corpus (FUZZ_SECONDS each, default 10)
+	@test -d build/fuzz || CC=clang meson setup build/fuzz -Dfuzz=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
+	@ninja -C build/fuzz > build/fuzz/ninja.log || { cat build/fuzz/ninja.log; exit 1; }
+	@bash tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+lint: build ## ruff, mypy --strict, import-linter, C warnings as errors with gcc and clang
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+	@for cc in gcc clang; do $$cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror -fsyntax-only csrc/*.c || exit 1; done
+
+clean: ## remove everything that the other targets made
+	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

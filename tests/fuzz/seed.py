@@ -1,0 +1,43 @@
+"""Write the seeds that the kept corpus grew from: one sound packet of each kind, alone and as a train.
+
+Usage: seed.py DIRECTORY udp|vxlan. After fuzzing, minimise with `fuzz_receive_X -merge=1 corpus_X build/fuzz/found_X`.
+"""
+
+import sys
+from pathlib import Path
+
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoRequest, ICMPv6ND_RA, IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.layers.l2 import Ether
+from scapy.packet import Raw
+
+ip4 = IP(src="10.5.2.9", dst="10.5.1.9", flags="DF")
+ip6 = IPv6(src="fd02::9", dst="fd01::9")
+packets = {
+    "tcp4": ip4 / TCP(flags="A", seq=1, options=[("Timestamp", (1, 2))]) / Raw(b"x" * 100),
+    "tcp4_psh": ip4 / TCP(flags="PA", seq=101) / Raw(b"y" * 20),
+    "tcp4_super": ip4 / TCP(flags="A", seq=1) / Raw(b"z" * 2900),
+    "udp4": ip4 / UDP(sport=1, dport=2) / Raw(b"x" * 64),
+    "udp6": ip6 / UDP(sport=1, dport=2) / Raw(b"x" * 64),
+    "tcp6": ip6 / TCP(flags="A", seq=1) / Raw(b"x" * 100),
+    "icmp4": ip4 / ICMP() / Raw(b"ping"),
+    "icmp6": ip6 / ICMPv6EchoRequest(data=b"ping"),
+    "fragment4": IP(src="10.5.2.9", dst="10.5.1.9", flags="MF", frag=3) / Raw(b"f" * 40),
+    "fragment6": ip6 / IPv6ExtHdrFragment(offset=1, m=1) / Raw(b"f" * 40),
+    "options6": ip6 / IPv6ExtHdrDestOpt() / UDP(sport=1, dport=2) / Raw(b"o" * 16),
+    "ra": ip6 / ICMPv6ND_RA(),
+    "ttl1": IP(src="10.5.2.9", dst="10.5.1.9", ttl=1) / UDP() / Raw(b"t"),
+}
+
+directory, wire = Path(sys.argv[1]), sys.argv[2]
+directory.mkdir(parents=True, exist_ok=True)
+for name, packet in packets.items():
+    inner = bytes(packet)
+    if wire == "vxlan":
+        inner = bytes.fromhex("0800000000000100") + bytes(
+            Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02", type=0x86DD if IPv6 in packet else 0x0800) / Raw(inner)
+        )
+    for offloads in (0, 31):
+        (directory / f"{name}_{offloads}").write_bytes(bytes([offloads, 1, 0, 0]) + inner)
+    if len(inner) < 300:
+        (directory / f"{name}_train").write_bytes(bytes([31, 0]) + len(inner).to_bytes(2, "big") + inner * 3 + inner[:70])

@@ -189,13 +189,11 @@ class _Selector:
         if isinstance(ip, IPv6Address):
             return _Found(link, reason, address6=ip)
         if self.ipv6 and self.choice.public_ipv6 is not None:
-            return _Found(link, reason, ip, self._public_ipv6_on(link))
+            return _Found(link, reason, ip, self._public_ipv6_on(link, self.choice.public_ipv6))
         return _Found(link, reason, address=ip)
 
-    def _public_ipv6_on(self, link: Link) -> IPv6Address:
+    def _public_ipv6_on(self, link: Link, public: IPv6Address) -> IPv6Address:
         """With both families and a given IPv4 address, the public IPv6 address must be on the same link."""
-        public = self.choice.public_ipv6
-        assert public is not None
         owner = self._owner(public)
         if owner is None:
             raise _NoMatch(f"error looking up v6 interface {public}: No interface with given IPv6 found")

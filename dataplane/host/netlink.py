@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
-from pyroute2 import IPRoute, NetlinkError  # type: ignore[import-untyped]
+from pyroute2 import IPRoute, NetlinkError
 
 from dataplane.errors import HostError
 from dataplane.host.monitor import watch_changes
@@ -100,7 +100,7 @@ class Host:
         """Addresses of one link, or of all, IPv4 first, each family in the kernel's order (primary first)."""
 
         def dump(netlink: IPRoute) -> list[Address]:
-            rows = [row for family in _families.values() for row in netlink.addr("dump", family=family)]
+            rows = [row for version in _families for row in _of_family(version, netlink.addr)]
             return [_address(row) for row in rows if index in (None, row["index"])]
 
         return await self._ask("list the addresses", dump)
@@ -134,8 +134,8 @@ class Host:
         def dump(netlink: IPRoute) -> list[Route]:
             return [
                 route
-                for version, family in _families.items()
-                for row in netlink.route("dump", family=family, table=_rt_table_main, oif=index)
+                for version in _families
+                for row in _of_family(version, netlink.route, table=_rt_table_main, oif=index)
                 if (route := _route(row, version)) is not None and route.index == index
             ]
 
@@ -159,7 +159,7 @@ class Host:
         """The main table's first (lowest metric) default route of IP version 4 or 6."""
 
         def first(netlink: IPRoute) -> Route | None:
-            rows = netlink.route("dump", family=_families[version], table=_rt_table_main)
+            rows = _of_family(version, netlink.route, table=_rt_table_main)
             routes = ((row.get("priority") or 0, _route(row, version)) for row in rows if row["dst_len"] == 0)
             found = [(metric, route) for metric, route in routes if route is not None]
             return min(found, key=lambda pair: pair[0])[1] if found else None
@@ -209,6 +209,12 @@ class Host:
 
         result: Result = await asyncio.get_running_loop().run_in_executor(self._thread, run)
         return result
+
+
+def _of_family(version: int, dump: Callable[..., Any], **wanted: int) -> list[Any]:
+    """Dump one IP version. A kernel without IPv6 answers a question about it with all that it has."""
+    family = _families[version]
+    return [row for row in dump("dump", family=family, **wanted) if row["family"] == family]
 
 
 def _link(row: Any) -> Link:

@@ -15,7 +15,7 @@ import socket
 import struct
 from dataclasses import dataclass, field
 
-import pytun  # type: ignore[import-not-found,import-untyped,unused-ignore]
+import pytun
 
 from dataplane.errors import HostError
 

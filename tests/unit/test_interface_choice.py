@@ -65,7 +65,7 @@ class TestDefault:
         assert (chosen.address, chosen.address6) == (IPv4Address("192.0.2.10"), IPv6Address("fd00:2::10"))
 
     def test_dual_routes_must_agree(self) -> None:
-        with pytest.raises(HostError, match="v6 default route interface eth1 must be the same with v4 .* eth0"):
+        with pytest.raises(HostError, match=r"v6 default route interface eth1 must be the same with v4 .* eth0"):
             pick(ipv6=True, look=replace(view, default6=default(eth1, 6)))
 
     @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ class TestIface:
 
     def test_mtu_zero(self) -> None:
         look = replace(view, links=(replace(eth0, mtu=0),))
-        with pytest.raises(HostError, match="failed to determine MTU for 192.0.2.10 interface"):
+        with pytest.raises(HostError, match=r"failed to determine MTU for 192.0.2.10 interface"):
             pick(look=look, iface=("eth0",))
 
 

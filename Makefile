@@ -51,7 +51,7 @@ lint: build ## ruff, mypy --strict, import-linter, C warnings as errors with gcc
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/python tools/lint_imports.py
 	@for cc in gcc clang; do $$cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror -fsyntax-only csrc/*.c || exit 1; done
 
 clean: ## remove everything that the other targets made

@@ -142,7 +142,7 @@ def test_who_was_isolated_comes_back_when_the_other_goes() -> None:
     update(state, winner, loser)
     assert winner.key in state.refused[loser.key]
     change = state.update({winner.key: None})["flannel.1"]
-    assert change == Change(put=(peer_of(loser),), remove=(winner.subnet,))
+    assert change == Change(put=(peer_of(loser),), remove=(ip_network("10.244.8.0/24"),))
     assert state.refused == {}
 
 

@@ -1,0 +1,143 @@
+"""From the watch to the forwarding table, and what wakes the resync; fakes at both edges, a virtual clock."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from ipaddress import IPv4Network, ip_network
+
+import pytest
+from control_fakes import Node, backend, conf, go, lease, opened, own, run_until, start_s
+
+from dataplane.backends.base import DevicePlan
+from dataplane.errors import StoreError
+from dataplane.model import Lease, LeaseGone, LeasePut, NetConf, Peer, RefusedLease, Snapshot
+
+
+class Counting:
+    """The backend, counting the leases that it is asked about."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
+        self.asked.append(lease.key)
+        return backend.peers(conf, lease, device)
+
+
+def test_a_change_among_ten_thousand_peers_touches_one() -> None:
+    async def scenario() -> None:
+        meaning = Counting()
+        node = Node(replace(conf, network=IPv4Network("8.0.0.0/6")), meaning)
+        await node.control.open()
+        node.control.take(Snapshot((own, *(lease(number) for number in range(2, 10_002)))))
+        forwarder = node.device.forwarder
+        assert len(forwarder.peers) == 10_001
+        assert forwarder.commits == 2  # our own subnet when the device was opened, then the snapshot as a whole
+        meaning.asked.clear()
+        forwarder.touched = forwarder.commits = node.net.calls = 0
+        changed = lease(5000, mac="02:aa:aa:aa:aa:aa")
+        assert changed.subnet is not None
+        node.control.take(LeasePut(changed))
+        assert (forwarder.touched, forwarder.commits, node.net.calls) == (1, 1, 0)
+        assert meaning.asked == [changed.key]
+        assert forwarder.peers[changed.subnet].vtep_mac == bytes.fromhex("02aaaaaaaaaa")
+        node.control.take(LeaseGone(changed.key))
+        assert (forwarder.touched, forwarder.commits, len(meaning.asked)) == (2, 2, 1)
+
+    go(scenario())
+
+
+def test_new_snapshot_with_another_mac_is_seen() -> None:
+    async def scenario() -> None:
+        node = await opened(lease(2), lease(3))
+        node.control.take(Snapshot((own, lease(2, mac="02:bb:bb:bb:bb:bb"))))
+        assert node.table[ip_network("10.244.2.0/24")].vtep_mac == bytes.fromhex("02bbbbbbbbbb")
+        assert ip_network("10.244.3.0/24") not in node.table
+
+    go(scenario())
+
+
+def test_bad_lease_is_in_the_status_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        bad = lease(3, mac="bad mac")
+        node = await opened(lease(2), bad)
+        node.control.take(LeasePut(replace(bad, expires=start_s + 90000)))
+        node.control.take(Snapshot((own, lease(2), bad), (RefusedLease("10.244.7.0-24", "no JSON"),)))
+        assert set(node.state.refused) == {bad.key, "10.244.7.0-24"}
+        assert any(bad.key in problem for problem in node.state.problems())
+        assert node.state.unready() == []
+        node.control.take(LeaseGone(bad.key))
+        assert set(node.state.refused) == {"10.244.7.0-24"}
+
+    go(scenario())
+    assert (
+        sum("10.244.3.0-24" in record.message and record.levelno == logging.WARNING for record in caplog.records) == 1
+    )
+
+
+def test_own_lease_gone_or_in_other_hands_raises_doubt() -> None:
+    async def scenario() -> None:
+        node = await opened()
+        assert node.doubts == 0
+        node.control.take(LeasePut(replace(own, expires=start_s + 90000)))
+        assert node.doubts == 0
+        node.control.take(LeasePut(replace(own, attrs=lease(9).attrs)))
+        assert node.doubts == 1
+        node.control.take(LeaseGone(own.key))
+        assert node.doubts == 2
+        missing = Node()
+        missing.control.take(Snapshot(()))
+        assert missing.doubts == 1
+
+    go(scenario())
+
+
+def test_kernel_notice_wakes_the_resync_long_before_its_timer() -> None:
+    async def scenario() -> None:
+        node = await opened()
+        node.net.routed.clear()
+        node.net.changed.set()
+        await run_until(node.in_place, node.control.listen(node.net), node.control.resync())
+        assert node.clock.now() - start_s <= 1.0
+
+    go(scenario())
+
+
+def test_timer_finds_what_no_notice_told() -> None:
+    async def scenario() -> None:
+        node = await opened()
+        node.net.routed.clear()
+        await run_until(node.in_place, node.control.resync())
+        assert 5 < node.clock.now() - start_s <= 11
+
+    go(scenario())
+
+
+def test_broken_watch_begins_again_with_what_changed_meanwhile() -> None:
+    async def scenario() -> None:
+        node = await opened(lease(2))
+        node.store.snapshot = Snapshot((own, lease(3)))
+        node.store.events.put_nowait(StoreError("disk gone"))
+        await run_until(
+            lambda: node.store.watches == 2 and lease(3).subnet in node.table, node.control.watch(node.store)
+        )
+        assert lease(2).subnet not in node.table
+        assert node.state.events["store_errors"] == 1
+
+    go(scenario())
+
+
+def test_readiness_follows_the_store() -> None:
+    async def scenario() -> None:
+        node = await opened()
+        node.store.silent = "disk gone"
+        await run_until(lambda: bool(node.state.unready()), node.control.ping(node.store))
+        assert node.clock.now() - start_s < 10
+        assert any("disk gone" in problem for problem in node.state.problems())
+        assert lease(1).subnet in node.table
+        node.store.silent = ""
+        await run_until(lambda: not node.state.unready(), node.control.ping(node.store))
+        assert node.state.problems() == []
+
+    go(scenario())

@@ -9,26 +9,24 @@ and a second signal kills.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
-import os
 import signal
-from collections.abc import Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 
 from dataplane import subnet_env
 from dataplane.backends.base import Backend, DevicePlan
 from dataplane.control.device import TunDevice
+from dataplane.control.identity import vtep_macs
 from dataplane.control.loop import Control
 from dataplane.control.options import Options
 from dataplane.control.renew import Renewer, WallClock
+from dataplane.control.rundir import run_directory
 from dataplane.control.tasks import first_error, spawn
-from dataplane.errors import BadConfig, BadLease, HostError, StoreError
+from dataplane.errors import BadConfig, HostError, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.netlink import Host
-from dataplane.model import Lease, LeaseAttrs, NetConf, Snapshot, type_udp, type_vxlan
+from dataplane.model import Lease, LeaseAttrs, NetConf, type_udp, type_vxlan
 from dataplane.observe.health import Server
 from dataplane.observe.notify import notify_ready
 from dataplane.observe.state import Datapath, InterfaceState, NodeState
@@ -38,6 +36,7 @@ from dataplane.stores.local import LocalStore
 log = logging.getLogger(__name__)
 
 config_retry_s = 1.0
+serve_delay_s = 1.0
 
 
 def run(options: Options) -> int:
@@ -46,35 +45,6 @@ def run(options: Options) -> int:
 
     with run_directory(options.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_stopped(options))
-
-
-@contextmanager
-def run_directory(directory: Path) -> Iterator[None]:
-    """Hold `directory` as ours, with a locked pid file in it; raises `HostError` when another daemon has it.
-
-    The lock, not the file, says who runs: it goes with the process however that ends.
-    """
-    path = directory / "pid"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:
-        raise HostError(f"cannot use --run-dir {directory}: {error.strerror or error}") from error
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(descriptor, 32).decode(errors="replace").strip()
-            raise HostError(
-                f"--run-dir {directory} is in use by another daemon (pid {pid}); give each daemon a directory of its own"
-            ) from None
-        os.truncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-        # Emptied, not removed: who waits for the lock must not end up with the lock of a file that is gone.
-        os.truncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
 
 
 async def _until_stopped(options: Options) -> int:
@@ -110,6 +80,7 @@ class Daemon:
     def __init__(self, options: Options) -> None:
         self._options = options
         self._clock = WallClock()
+        self._written = asyncio.Event()  # subnet.env
         self._state = NodeState(now=self._clock.now, subnet_file=str(options.subnet_file))
 
     async def run(self) -> None:
@@ -120,39 +91,50 @@ class Daemon:
         async with AsyncExitStack() as stack:
             server = Server(self._state, options.run_dir, options.healthz_ip, options.healthz_port)
             stack.push_async_callback(server.close)
-            await server.start()
-            store = LocalStore(options.lease_dir, options.net_config_path)
-            stack.push_async_callback(store.close)
-            host = Host()
-            stack.push_async_callback(host.close)
-            conf = await self._config(store)
-            backend = _backend(conf)
-            external = await self._interface(host, conf)
-            own = await self._lease(store, backend, external)
-            plans = self._plans(conf, backend, own, external)
-            renewer = Renewer(store, own, options.renew_margin, self._clock, self._renewed, self._renewal_failed)
-            control = Control(
-                conf,
-                own,
-                backend,
-                plans,
-                open_device=partial(TunDevice, workers=options.workers),
-                host=host,
-                state=self._state,
-                clock=self._clock,
-                workers=options.workers,
-                doubt=renewer.doubt,
-            )
-            stack.push_async_callback(control.close)
-            await control.open()
+            server.open()
             async with asyncio.TaskGroup() as group:
-                spawn(group, "watch", control.watch(store))
-                spawn(group, "ping", control.ping(store))
-                await control.synced.wait()
-                self._ready(conf, backend, own, external)
-                spawn(group, "listen", control.listen(host))
-                spawn(group, "resync", control.resync())
-                spawn(group, "renew", renewer.run())
+                spawn(group, "serve", self._serve(server))
+                await self._start(group, stack)
+
+    async def _serve(self, server: Server) -> None:
+        # Loading the HTTP library costs more than all else at start, and subnet.env is what pods wait for. Who
+        # connects earlier waits in the listeners' queues.
+        await self._clock.wait(self._written, serve_delay_s)
+        await server.serve()
+
+    async def _start(self, group: asyncio.TaskGroup, stack: AsyncExitStack) -> None:
+        options = self._options
+        store = LocalStore(options.lease_dir, options.net_config_path)
+        stack.push_async_callback(store.close)
+        host = Host()
+        stack.push_async_callback(host.close)
+        conf = await self._config(store)
+        backend = _backend(conf)
+        external = await self._interface(host, conf)
+        own = await self._lease(store, backend, external)
+        plans = self._plans(conf, backend, own, external)
+        renewer = Renewer(store, own, options.renew_margin, self._clock, self._renewed, self._renewal_failed)
+        control = Control(
+            conf,
+            own,
+            backend,
+            plans,
+            open_device=partial(TunDevice, workers=options.workers),
+            host=host,
+            state=self._state,
+            clock=self._clock,
+            workers=options.workers,
+            doubt=renewer.doubt,
+        )
+        stack.push_async_callback(control.close)
+        await control.open()
+        spawn(group, "watch", control.watch(store))
+        spawn(group, "ping", control.ping(store))
+        await control.synced.wait()
+        self._ready(conf, backend, own, external)
+        spawn(group, "listen", control.listen(host))
+        spawn(group, "resync", control.resync())
+        spawn(group, "renew", renewer.run())
 
     async def _config(self, store: Store) -> NetConf:
         """Read the configuration, waiting for it for ever, as flannel does; a wrong one is raised as `BadConfig`."""
@@ -183,7 +165,7 @@ class Daemon:
         return external
 
     async def _lease(self, store: Store, backend: Backend, external: ExternalInterface) -> Lease:
-        macs = await _vtep_macs(store, backend, external) if backend.mac_families else {}
+        macs = await vtep_macs(store, backend, external.public_ip or external.public_ipv6)
         attrs = backend.lease_attrs(external.public_ip, external.public_ipv6, macs)
         earlier = subnet_env.read(self._options.subnet_file)
         previous = None
@@ -223,6 +205,7 @@ class Daemon:
             ip_masq=False,
         )
         subnet_env.write(self._options.subnet_file, env)
+        self._written.set()
         self._state.blockers.pop("start")
         log.info("ready: %s peers, wrote %s", self._state.leases, self._options.subnet_file)
         try:
@@ -262,34 +245,3 @@ def _datapath(backend: Backend, asked: str) -> Datapath:
     if asked == "auto":
         return Datapath("userspace", "--datapath auto: this release has no other")
     return Datapath("userspace", f"--datapath {asked} was asked for")
-
-
-async def _vtep_macs(store: Store, backend: Backend, external: ExternalInterface) -> dict[int, bytes]:
-    """Our VTEP MAC by underlay family: that of our earlier lease where the store still has it, else a random one.
-
-    Peers learn a new MAC from the lease, but packets under way while they do are lost.
-    """
-    from dataplane.backends.vxlan import published_mac, random_mac
-
-    earlier = await _earlier_lease(store, external)
-    macs: dict[int, bytes] = {}
-    for family in backend.mac_families:
-        macs[family] = random_mac(os.urandom(6))
-        if earlier is not None:
-            attrs = earlier.attrs
-            field, data = (
-                ("BackendData", attrs.backend_data) if family == 4 else ("BackendV6Data", attrs.backend_v6_data)
-            )
-            try:
-                macs[family] = published_mac(earlier.key, field, data)
-            except BadLease as error:
-                log.info("taking a new VTEP MAC: %s", error)
-    return macs
-
-
-async def _earlier_lease(store: Store, external: ExternalInterface) -> Lease | None:
-    identity = external.public_ip or external.public_ipv6
-    async for event in store.watch():
-        leases = event.leases if isinstance(event, Snapshot) else ()
-        return next((lease for lease in leases if identity in (lease.attrs.public_ip, lease.attrs.public_ipv6)), None)
-    return None

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+wide = 160
 drop_words = {
     "send_malformed": "what pods sent is no whole IP packet",
     "send_no_route": "no node holds the destination",
@@ -41,6 +43,9 @@ drop_words = {
 def show(document: dict[str, Any], now: float) -> None:
     """Print the document to stdout."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        # Nothing says how wide a file or a pipe is; what is cut off there is lost.
+        console = Console(highlight=False, width=wide)
     ready = "[bold green]ready[/]" if document["ready"] else "[bold red]not ready[/]"
     console.print(f"dataplane is {ready}")
     for problem in document["problems"]:
@@ -88,7 +93,9 @@ def time_left(expires: float | None, now: float) -> str:
 
 
 def _peers(peers: list[dict[str, Any]]) -> Table:
-    table = Table("peer", "public ip", "VTEP MAC", title=None)
+    table = Table(box=SIMPLE)
+    for name in ("peer", "public ip", "VTEP MAC"):
+        table.add_column(name, no_wrap=True)
     for name in ("sent", "bytes", "received", "bytes"):
         table.add_column(name, justify="right")
     for peer in peers:
@@ -98,7 +105,7 @@ def _peers(peers: list[dict[str, Any]]) -> Table:
 
 
 def _drops(drops: dict[str, int]) -> Table:
-    table = Table("dropped", "packets", "meaning")
+    table = Table("dropped", "packets", "meaning", box=SIMPLE)
     for reason, count in sorted(drops.items(), key=lambda item: -item[1]):
         table.add_row(reason, f"{count:,}", drop_words.get(reason, ""))
     return table

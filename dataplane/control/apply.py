@@ -105,7 +105,7 @@ class Keeper:
             self._interface_index = interface.index
             for warning in device.warnings:
                 log.warning("%s", warning)
-            self._put_all()
+            self._put_all(device)
             device.forwarder.start()
             link = await self._host.link(device.name)
             if link is None:
@@ -141,7 +141,8 @@ class Keeper:
                 link = await self._host.link(name)
                 if link is not None:
                     await self._set_up(self._device, link, "put back")
-                self._retry_rejected()
+                if self._rejected:
+                    self._put_all(self._device)
         except (HostError, CoreError) as error:
             self._state.blockers[f"device {self.plan.name}"] = f"{name}: {error}"
             self._say.warn("ensure", f"{name}: {error}", self._state.now())
@@ -207,15 +208,10 @@ class Keeper:
             self._state.events["repairs"] += 1
             self._say.warn(what, f"{device.name}: {verb} what somebody removed: {what}", self._state.now())
 
-    def _put_all(self) -> None:
-        assert self._device is not None
-        change = diff(self._device.forwarder.peers, self._wanted)
+    def _put_all(self, device: Device) -> None:
+        change = diff(device.forwarder.peers, self._wanted)
         if change:
             self.publish(change)
-
-    def _retry_rejected(self) -> None:
-        if self._rejected:
-            self._put_all()
 
     def _put_each(self, forwarder: Forwarder, remove: Sequence[IPNetwork], put: Sequence[Peer]) -> None:
         """Update the table at once, or, when the core refuses, in halves until the refused peers stand alone."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 from dataplane.backends.base import DevicePlan
@@ -121,10 +122,11 @@ class Control:
         delay = first_delay_s
         while True:
             try:
-                async for event in store.watch():
-                    self.take(event)
-                    delay = first_delay_s
-                    self._say.over("watch", "watching the lease store again")
+                async with aclosing(store.watch()) as events:
+                    async for event in events:
+                        self.take(event)
+                        delay = first_delay_s
+                        self._say.over("watch", "watching the lease store again")
                 reason = "the watch ended"
             except StoreError as error:
                 reason = str(error)

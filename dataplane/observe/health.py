@@ -2,25 +2,30 @@
 
 What must stay true: paths, codes and first lines are flanneld's (flannel main.go, section 7.4 of the facts), the
 unix socket can be opened by its owner only, and a port that cannot be bound ends the start with a clear error.
+Listening (`open`) is apart from answering (`serve`), because only the latter loads the HTTP library.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
-
-from aiohttp import web
+from typing import TYPE_CHECKING
 
 from dataplane.errors import HostError
 from dataplane.observe.state import NodeState, status_socket
 from dataplane.observe.status import document
+
+if TYPE_CHECKING:
+    from aiohttp import web
 
 prometheus_type = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def health_app(state: NodeState) -> web.Application:
     """Return the application behind --healthz-port."""
+    from aiohttp import web
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="flanneld is running")
@@ -46,6 +51,7 @@ def health_app(state: NodeState) -> web.Application:
 
 def status_app(state: NodeState) -> web.Application:
     """Return the application behind the unix socket: the status document at /status."""
+    from aiohttp import web
 
     async def status(_: web.Request) -> web.Response:
         return web.json_response(document(state))
@@ -60,44 +66,65 @@ class Server:
 
     def __init__(self, state: NodeState, run_dir: Path, healthz_ip: str, healthz_port: int) -> None:
         self._state = state
-        self._socket = run_dir / status_socket
+        self._path = run_dir / status_socket
         self._address = (healthz_ip, healthz_port)
+        self._status: socket.socket | None = None
+        self._health: socket.socket | None = None
         self._runners: list[web.AppRunner] = []
 
-    async def start(self) -> None:
-        """Listen; raises `HostError` naming the address that cannot be bound."""
-        runner = await self._runner(status_app(self._state))
-        await web.SockSite(runner, self._open_socket()).start()
-        ip, port = self._address
-        if port:
-            runner = await self._runner(health_app(self._state))
-            try:
-                await web.TCPSite(runner, ip, port).start()
-            except OSError as error:
-                raise HostError(f"cannot listen on --healthz-ip {ip} --healthz-port {port}: {error}") from error
+    def open(self) -> None:
+        """Listen, so that callers can connect and wait; raises `HostError` naming what cannot be bound."""
+        if self._address[1]:
+            self._health = _open_port(*self._address)
+        self._status = _open_socket(self._path)
 
-    def _open_socket(self) -> socket.socket:
-        # The run directory's lock is ours, so whoever left this socket is gone.
-        self._socket.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        mask = os.umask(0o177)
-        try:
-            listener.bind(str(self._socket))
-        except OSError as error:
-            listener.close()
-            raise HostError(f"cannot listen on {self._socket}: {error.strerror or error}") from error
-        finally:
-            os.umask(mask)
-        return listener
+    async def serve(self) -> None:
+        """Answer until cancelled."""
+        if self._status is not None:
+            await self._attach(status_app(self._state), self._status)
+        if self._health is not None:
+            await self._attach(health_app(self._state), self._health)
+        await asyncio.get_running_loop().create_future()
 
-    async def _runner(self, app: web.Application) -> web.AppRunner:
+    async def _attach(self, app: web.Application, listener: socket.socket) -> None:
+        from aiohttp import web
+
         runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await runner.setup()
         self._runners.append(runner)
-        return runner
+        await web.SockSite(runner, listener).start()
 
     async def close(self) -> None:
         """Stop listening and remove the socket."""
         for runner in self._runners:
             await runner.cleanup()
-        self._socket.unlink(missing_ok=True)
+        for listener in (self._status, self._health):
+            if listener is not None:
+                listener.close()
+        if self._status is not None:
+            self._path.unlink(missing_ok=True)
+
+
+def _open_port(ip: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    try:
+        return socket.create_server((ip, port), family=family, backlog=128)
+    except OSError as error:
+        text = f"cannot listen on --healthz-ip {ip} --healthz-port {port}: {error.strerror or error}"
+        raise HostError(text) from error
+
+
+def _open_socket(path: Path) -> socket.socket:
+    # The run directory's lock is ours, so whoever left this socket is gone.
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    mask = os.umask(0o177)
+    try:
+        listener.bind(str(path))
+        listener.listen(16)
+    except OSError as error:
+        listener.close()
+        raise HostError(f"cannot listen on {path}: {error.strerror or error}") from error
+    finally:
+        os.umask(mask)
+    return listener

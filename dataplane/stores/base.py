@@ -10,7 +10,7 @@ changed. What must stay true of every implementation:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
@@ -38,8 +38,8 @@ class Store(Protocol):
         """Extend our lease and return it with its new expiry; raises `LeaseLost` if it is no longer ours."""
         ...
 
-    def watch(self) -> AsyncIterator[WatchEvent]:
-        """Yield a Snapshot, then changes, our own lease included; ends only by cancellation or `StoreError`."""
+    def watch(self) -> AsyncGenerator[WatchEvent, None]:
+        """Yield a Snapshot, then changes, our own lease included; ends only by `aclose`, cancellation or `StoreError`."""
         ...
 
     async def ping(self) -> None:

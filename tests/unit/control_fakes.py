@@ -7,7 +7,7 @@ asked; `VirtualClock` a clock that moves when somebody waits. Kernel behaviour i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_interface, ip_network
 from typing import Any
@@ -184,7 +184,7 @@ class FakeStore:
         self.watches = 0
         self.clock: VirtualClock | None = None
 
-    async def watch(self) -> AsyncIterator[WatchEvent]:
+    async def watch(self) -> AsyncGenerator[WatchEvent, None]:
         self.watches += 1
         yield self.snapshot
         while True:

@@ -173,12 +173,16 @@ def test_metrics_text() -> None:
 def serve(state: NodeState, directory: Path, check: Callable[[ClientSession], Any], port: int = 0) -> None:
     async def scenario() -> None:
         server = Server(state, directory, "127.0.0.1", port)
+        answering = None
         try:
-            await server.start()
+            server.open()
+            answering = asyncio.create_task(server.serve())
             connector = None if port else UnixConnector(str(directory / "status.sock"))
             async with ClientSession(connector=connector) as session:
                 await check(session)
         finally:
+            if answering is not None:
+                answering.cancel()
             await server.close()
 
     asyncio.run(scenario())

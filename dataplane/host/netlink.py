@@ -197,8 +197,7 @@ class Host:
         def run() -> Any:
             try:
                 if self._netlink is None:
-                    # strict_check lets the kernel filter dumps by table and link instead of sending all of it.
-                    self._netlink = IPRoute(strict_check=True)
+                    self._netlink = _open_netlink()
                 return request(self._netlink)
             except NetlinkError as error:
                 if error.code in absent:
@@ -211,10 +210,23 @@ class Host:
         return result
 
 
+def _open_netlink() -> IPRoute:
+    """With strict checks the kernel (Linux 4.20) heeds the table and link that a dump asks for."""
+    try:
+        return IPRoute(strict_check=True)
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return IPRoute()
+
+
 def _of_family(version: int, dump: Callable[..., Any], **wanted: int) -> list[Any]:
     """Dump one IP version. A kernel without IPv6 answers a question about it with all that it has."""
     family = _families[version]
-    return [row for row in dump("dump", family=family, **wanted) if row["family"] == family]
+    # pyroute2 by default asks for everything and filters in Python: 0.4 s for 10,000 routes of other links. With a
+    # filter of our own it passes the keywords on, and the kernel filters.
+    rows = dump("dump", dump_filter={}, family=family, **wanted)
+    return [row for row in rows if row["family"] == family]
 
 
 def _link(row: Any) -> Link:

@@ -20,6 +20,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
 import pytest
 import pytun
 import uvloop
+from pyroute2.netlink import nlsocket
 
 from dataplane.errors import HostError
 from dataplane.host.interface import InterfaceChoice, choose
@@ -56,11 +57,14 @@ def isolated(body: Body) -> Callable[[], None]:
 
 async def run(body: Body) -> None:
     ip("link set lo up")
+    failures: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(repr(context)))
     host = Host()
     try:
         await body(host)
     finally:
         await host.close()
+    assert failures == []
 
 
 def sh(command: str, given: str = "") -> None:
@@ -246,10 +250,34 @@ async def test_default_route_is_the_one_with_the_lowest_metric(host: Host) -> No
     ip("route add default via 192.0.2.9 metric 20")
     ip("route add default metric 10 nexthop via 192.0.2.7 nexthop via 192.0.2.8")
     ip("route add unreachable default metric 5")
+    ip("-6 route add unreachable default metric 5")
     ip("route add default via 192.0.2.6 metric 1 table 100")
     ip("route add default via fd00::9")
     assert await host.default_route(4) == Route(ip_network("0.0.0.0/0"), index, IPv4Address("192.0.2.7"))
     assert await host.default_route(6) == Route(ip_network("::/0"), index, IPv6Address("fd00::9"))
+
+
+@isolated
+async def test_routes_of_other_links_tables_and_kinds_are_left_out(host: Host) -> None:
+    tun = await configured_tun(host)
+    veth("192.0.2.1/24", "fd00::1/64")
+    index = socket.if_nametoindex("eth0")
+    ip("route add 10.9.0.0/16 via 192.0.2.9 table 100")
+    ip("route add blackhole 10.8.0.0/16")
+    ip("-6 route add fd00:9::/48 via fd00::9")
+    prefixes = {str(route.prefix) for route in await host.routes(index)}
+    assert prefixes == {"192.0.2.0/24", "fd00::/64", "fd00:9::/48", "fe80::/64"}
+    assert await host.routes(tun.index) == [Route(ip_network("10.5.0.0/16"), tun.index)]
+
+
+@isolated
+async def test_routes_on_a_kernel_without_strict_checks(host: Host) -> None:
+    assert "NETLINK_GET_STRICT_CHK" in vars(nlsocket)
+    vars(nlsocket)["NETLINK_GET_STRICT_CHK"] = 99  # an option that this kernel does not know
+    tun = await configured_tun(host)
+    veth("192.0.2.1/24")
+    assert await host.routes(tun.index) == [Route(ip_network("10.5.0.0/16"), tun.index)]
+    assert await host.default_route(4) is None
 
 
 @isolated

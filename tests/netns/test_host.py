@@ -55,6 +55,11 @@ def isolated(body: Body) -> Callable[[], None]:
     return test
 
 
+needs_tun = pytest.mark.skipif(
+    not os.access("/dev/net/tun", os.R_OK | os.W_OK), reason="this user cannot read and write /dev/net/tun"
+)
+
+
 async def run(body: Body) -> None:
     ip("link set lo up")
     failures: list[str] = []
@@ -106,6 +111,7 @@ async def next_notice(notices: AsyncIterator[None]) -> None:
 # TUN
 
 
+@needs_tun
 @isolated
 async def test_tun_has_queues_and_virtio_headers(host: Host) -> None:
     tun = open_tun("flannel.1", 2)
@@ -115,6 +121,7 @@ async def test_tun_has_queues_and_virtio_headers(host: Host) -> None:
     tun.close()
 
 
+@needs_tun
 @isolated
 async def test_tun_gives_bare_ip_packets_behind_a_virtio_header(host: Host) -> None:
     tun = await configured_tun(host, queues=2)
@@ -133,6 +140,7 @@ async def test_tun_gives_bare_ip_packets_behind_a_virtio_header(host: Host) -> N
     assert packet.endswith(b"hello")
 
 
+@needs_tun
 @isolated
 async def test_tun_template_takes_the_first_free_name(host: Host) -> None:
     tuns = [open_tun("flannel%d", 1), open_tun("flannel%d", 3)]
@@ -141,6 +149,7 @@ async def test_tun_template_takes_the_first_free_name(host: Host) -> None:
     assert open_tun("flannel%d", 1).name == "flannel0"
 
 
+@needs_tun
 @isolated
 async def test_closing_the_tun_takes_device_address_and_route_away(host: Host) -> None:
     tun = await configured_tun(host, queues=2)
@@ -152,6 +161,7 @@ async def test_closing_the_tun_takes_device_address_and_route_away(host: Host) -
     assert open_tun("flannel.1", 2).name == "flannel.1"
 
 
+@needs_tun
 @isolated
 async def test_tun_name_in_use_says_by_what(host: Host) -> None:
     held = open_tun("flannel.1", 1)
@@ -172,6 +182,7 @@ async def test_tun_without_its_device_node(host: Host) -> None:
     assert "/dev/net/tun is missing: load the tun module" in refusal(lambda: open_tun("flannel.1", 1))
 
 
+@needs_tun
 @isolated
 async def test_tun_without_privilege(host: Host) -> None:
     script = "from dataplane.host.tun import open_tun; open_tun('flannel.1', 1)"
@@ -181,6 +192,7 @@ async def test_tun_without_privilege(host: Host) -> None:
     assert "this needs CAP_NET_ADMIN" in result.stderr
 
 
+@needs_tun
 @isolated
 async def test_tun_on_a_kernel_that_knows_less(host: Host) -> None:
     """Such kernels (gVisor) answer EINVAL to a flag that they do not know."""
@@ -203,6 +215,7 @@ async def test_tun_on_a_kernel_that_knows_less(host: Host) -> None:
 # Netlink
 
 
+@needs_tun
 @isolated
 async def test_addresses_and_routes_come_and_go(host: Host) -> None:
     tun = await configured_tun(host)
@@ -257,6 +270,7 @@ async def test_default_route_is_the_one_with_the_lowest_metric(host: Host) -> No
     assert await host.default_route(6) == Route(ip_network("::/0"), index, IPv6Address("fd00::9"))
 
 
+@needs_tun
 @isolated
 async def test_routes_of_other_links_tables_and_kinds_are_left_out(host: Host) -> None:
     tun = await configured_tun(host)
@@ -270,6 +284,7 @@ async def test_routes_of_other_links_tables_and_kinds_are_left_out(host: Host) -
     assert await host.routes(tun.index) == [Route(ip_network("10.5.0.0/16"), tun.index)]
 
 
+@needs_tun
 @isolated
 async def test_routes_on_a_kernel_without_strict_checks(host: Host) -> None:
     assert "NETLINK_GET_STRICT_CHK" in vars(nlsocket)
@@ -303,6 +318,7 @@ async def test_refusals_say_what_was_asked_and_what_the_kernel_answered(host: Ho
     assert await host.link("nowhere") is None
 
 
+@needs_tun
 @isolated
 async def test_changes_by_others_are_noticed(host: Host) -> None:
     tun = await configured_tun(host)
@@ -322,6 +338,7 @@ async def test_changes_by_others_are_noticed(host: Host) -> None:
     await next_notice(notices)
 
 
+@needs_tun
 @isolated
 async def test_a_burst_is_one_notice_and_an_overflow_is_one_too(host: Host) -> None:
     tun = await configured_tun(host)
@@ -434,6 +451,7 @@ def udp_packet(source: str, destination: str, port: int, payload: bytes) -> byte
     return bytes(_vnet_hdr_bytes) + header[:10] + struct.pack("!H", 0xFFFF ^ total) + header[12:] + udp
 
 
+@needs_tun
 @isolated
 async def test_packets_from_our_own_tunnel_address_pass_only_after_prepare_tun(host: Host) -> None:
     tun = open_tun("flannel.1", 1)
@@ -450,6 +468,7 @@ async def test_packets_from_our_own_tunnel_address_pass_only_after_prepare_tun(h
         assert pod.recv(64) == b"after"
 
 
+@needs_tun
 @isolated
 async def test_a_prepared_tun_makes_no_link_local_address(host: Host) -> None:
     tun = await configured_tun(host)
@@ -459,6 +478,7 @@ async def test_a_prepared_tun_makes_no_link_local_address(host: Host) -> None:
     assert read_sysctl("net/ipv4/conf/flannel.1/rp_filter") == "0"
 
 
+@needs_tun
 @isolated
 async def test_strict_reverse_path_filter_of_the_host_is_outvoted(host: Host) -> None:
     write_sysctl("net/ipv4/conf/all/rp_filter", 1)
@@ -468,6 +488,7 @@ async def test_strict_reverse_path_filter_of_the_host_is_outvoted(host: Host) ->
     assert read_sysctl("net/ipv4/conf/all/rp_filter") == "1"
 
 
+@needs_tun
 @isolated
 async def test_read_only_proc_sys_is_a_warning_where_it_matters(host: Host) -> None:
     ready, late = open_tun("flannel.1", 1), open_tun("flannel.2", 1)

@@ -68,8 +68,10 @@ _values = [
             backend_type="vxlan",
             backend_data={"VNI": 1, "VtepMAC": "c6:d2:32:6f:8f:44"},
         ),
-        b'{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan",'
-        b'"BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}',
+        (
+            b'{"PublicIP":"192.168.64.3","PublicIPv6":null,"BackendType":"vxlan",'
+            b'"BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"}}'
+        ),
     ),
     (
         LeaseAttrs(
@@ -79,9 +81,11 @@ _values = [
             {"VNI": 1, "VtepMAC": "c6:d2:32:6f:8f:44"},
             {"VNI": 1, "VtepMAC": "0e:11:22:33:44:55"},
         ),
-        b'{"PublicIP":"192.168.64.3","PublicIPv6":"fd00::3","BackendType":"vxlan",'
-        b'"BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"},'
-        b'"BackendV6Data":{"VNI":1,"VtepMAC":"0e:11:22:33:44:55"}}',
+        (
+            b'{"PublicIP":"192.168.64.3","PublicIPv6":"fd00::3","BackendType":"vxlan",'
+            b'"BackendData":{"VNI":1,"VtepMAC":"c6:d2:32:6f:8f:44"},'
+            b'"BackendV6Data":{"VNI":1,"VtepMAC":"0e:11:22:33:44:55"}}'
+        ),
     ),
     # Go escapes < > & and the two line separators inside strings.
     (

@@ -49,6 +49,11 @@ def compatible(conf: NetConf, lease: Lease) -> bool:
     )
 
 
+def overlaps(taken: Iterable[Span], network: IPNetwork) -> bool:
+    """Tell whether the network has an address in common with any of the spans."""
+    return _overlaps(_merge(taken), network)
+
+
 def choose(
     conf: NetConf,
     own: Lease | None,

@@ -1,0 +1,123 @@
+"""Rows of the embedded store and what they mean: leases, refused leases, expiry, changes since a revision.
+
+What must stay true: a row that cannot be decoded is named and set apart, never an exception for its neighbours.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+
+from dataplane.errors import BadLease
+from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, RefusedLease, Snapshot, WatchEvent
+from dataplane.stores.choice import Span, span
+from dataplane.stores.lease_format import decode_value
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a watcher missed, and where it stands then."""
+
+    events: list[WatchEvent]
+    revision: int
+
+
+def key_of(subnet: str | None, ipv6_subnet: str | None) -> str:
+    """Return the lease's key from the two columns, whatever they hold."""
+    return "&".join(text.replace("/", "-") for text in (subnet, ipv6_subnet) if text is not None)
+
+
+def decode(subnet: str | None, ipv6_subnet: str | None, value: str, expires: float | None) -> Lease:
+    """Return the row as a lease; raises `BadLease`."""
+    ipv4, ipv6 = decode_subnets(subnet, ipv6_subnet)
+    return Lease(ipv4, ipv6, decode_value(key_of(subnet, ipv6_subnet), value), expires)
+
+
+def decode_subnets(subnet: str | None, ipv6_subnet: str | None) -> tuple[IPv4Network | None, IPv6Network | None]:
+    """Return the two columns as networks; raises `BadLease`, also for a second spelling, which has another key."""
+    try:
+        ipv4 = None if subnet is None else IPv4Network(subnet)
+        ipv6 = None if ipv6_subnet is None else IPv6Network(ipv6_subnet)
+    except ValueError as error:
+        raise BadLease(key_of(subnet, ipv6_subnet), f"{error}; allowed is such as 10.1.2.0/24") from None
+    for text, network in ((subnet, ipv4), (ipv6_subnet, ipv6)):
+        if text is not None and text != str(network):
+            raise BadLease(key_of(subnet, ipv6_subnet), f"{text} is not the plain spelling {network}")
+    return ipv4, ipv6
+
+
+def expire(connection: sqlite3.Connection, now: float) -> None:
+    """Delete the leases whose deadline has passed (boot clock seconds); the transaction makes it happen once."""
+    connection.execute("DELETE FROM lease WHERE deadline <= ?", (now,))
+
+
+def next_deadline(connection: sqlite3.Connection) -> float | None:
+    """Return when the next lease ends (boot clock seconds), None if none does."""
+    deadline: float | None = connection.execute("SELECT min(deadline) FROM lease").fetchone()[0]
+    return deadline
+
+
+def trim(connection: sqlite3.Connection, history: int) -> None:
+    """Forget all but the newest `history` events."""
+    connection.execute("DELETE FROM event WHERE revision <= (SELECT max(revision) FROM event) - ?", (history,))
+
+
+def taken(connection: sqlite3.Connection, node: str) -> list[Span]:
+    """Return the IPv4 spans of all leases but this node's own; a subnet that is none takes no room."""
+    rows = connection.execute("SELECT subnet FROM lease WHERE subnet IS NOT NULL AND node != ?", (node,))
+    return list(_spans(IPv4Network, rows))
+
+
+def ipv6_taken(connection: sqlite3.Connection, node: str) -> list[Span]:
+    """Return the same for IPv6."""
+    rows = connection.execute("SELECT ipv6_subnet FROM lease WHERE ipv6_subnet IS NOT NULL AND node != ?", (node,))
+    return list(_spans(IPv6Network, rows))
+
+
+def _spans(kind: type[IPv4Network] | type[IPv6Network], rows: Iterable[tuple[str]]) -> Iterator[Span]:
+    for (text,) in rows:
+        try:
+            yield span(kind(text, strict=False))
+        except ValueError:
+            continue
+
+
+def changes(connection: sqlite3.Connection, since: int | None) -> Changes:
+    """Return what happened after a revision, as a new Snapshot where the log no longer tells.
+
+    Args:
+        since: the revision up to which the watcher knows; None if it knows nothing.
+    """
+    (newest,) = connection.execute("SELECT coalesce(max(revision), 0) FROM event").fetchone()
+    if since is None or since > newest:
+        return Changes([snapshot(connection)], newest)
+    if since == newest:
+        return Changes([], newest)
+    rows = connection.execute(
+        "SELECT revision, subnet, ipv6_subnet, value, expires FROM event WHERE revision > ? ORDER BY revision", (since,)
+    ).fetchall()
+    if rows[0][0] != since + 1:
+        return Changes([snapshot(connection)], newest)
+    return Changes([_event(*row[1:]) for row in rows], newest)
+
+
+def snapshot(connection: sqlite3.Connection) -> Snapshot:
+    """Return all leases; those that cannot be decoded are set apart."""
+    leases, refused = [], []
+    for row in connection.execute("SELECT subnet, ipv6_subnet, value, expires FROM lease").fetchall():
+        try:
+            leases.append(decode(*row))
+        except BadLease as error:
+            refused.append(RefusedLease(error.key, error.reason))
+    return Snapshot(tuple(leases), tuple(refused))
+
+
+def _event(subnet: str | None, ipv6_subnet: str | None, value: str | None, expires: float | None) -> WatchEvent:
+    if value is None:
+        return LeaseGone(key_of(subnet, ipv6_subnet))
+    try:
+        return LeasePut(decode(subnet, ipv6_subnet, value, expires))
+    except BadLease as error:
+        return LeaseRefused(RefusedLease(error.key, error.reason))

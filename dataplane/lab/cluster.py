@@ -1,0 +1,161 @@
+"""The lab: a virtual cluster of nodes and pods in an enclosure, for the demo, the tests and the benchmarks.
+
+    with Lab(net_conf("vxlan")) as lab:
+        lab.start("dataplane", "dataplane", "kernel")
+        lab.nodes[0].pods[0].ping(lab.nodes[1].pods[0])
+
+What must stay true: leaving the block ends every process and removes every namespace and device of the lab, whatever
+happened inside; what a lab writes is under /run, which is the enclosure's own; a lab that does not come up says why,
+with the daemons' logs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from dataplane.lab.commands import LabError, wait_for
+from dataplane.lab.kernel_node import KernelNode
+from dataplane.lab.leases import LeaseBook
+from dataplane.lab.node import DaemonNode, Node
+from dataplane.lab.topology import Pod, Underlay
+
+Kind = Literal["dataplane", "kernel"]
+
+network = "10.244.0.0/16"
+ipv6_network = "fd00:244::/48"
+
+
+def net_conf(backend: str, *, ipv6: bool = False, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Return a net-conf.json document.
+
+    Args:
+        backend: "udp" or "vxlan".
+        ipv6: dual stack instead of IPv4 alone.
+        options: more members of the Backend object.
+    """
+    document: dict[str, Any] = {"Network": network, "Backend": {"Type": backend, **(options or {})}}
+    if ipv6:
+        document |= {"EnableIPv6": True, "IPv6Network": ipv6_network}
+    return document
+
+
+class Lab:
+    """A cluster; a context manager.
+
+    Args:
+        conf: the network configuration, see `net_conf`.
+        mtu: of the underlay, bytes.
+        options: more flags for every daemon.
+    """
+
+    def __init__(self, conf: Mapping[str, Any], *, mtu: int = 1500, options: tuple[str, ...] = ()) -> None:
+        self.conf = conf
+        self.nodes: list[Node] = []
+        self.mtu = mtu
+        self._options = options
+        self.underlay = Underlay()
+        self.directory = Path(tempfile.mkdtemp(prefix="dataplane-", dir="/run"))
+        self.lease_dir = self.directory / "leases"
+        self.net_conf_path = self.directory / "net-conf.json"
+        self.net_conf_path.write_text(json.dumps(conf))
+        self.book = LeaseBook(self.lease_dir, self.net_conf_path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pods(self) -> list[Pod]:
+        """All pods, node by node."""
+        return [pod for node in self.nodes for pod in node.pods]
+
+    @property
+    def daemons(self) -> list[DaemonNode]:
+        """The nodes that run our daemon."""
+        return [node for node in self.nodes if isinstance(node, DaemonNode)]
+
+    def add(self, kind: Kind) -> Node:
+        """Add a node; a daemon of ours is not started yet."""
+        number = len(self.nodes) + 1
+        node: Node
+        if kind == "kernel":
+            ipv6 = bool(self.conf.get("EnableIPv6"))
+            node = KernelNode(self.underlay, number, self.directory, self.book, ipv6=ipv6, mtu=self.mtu)
+        else:
+            node = DaemonNode(
+                self.underlay,
+                number,
+                self.directory,
+                self.lease_dir,
+                self.net_conf_path,
+                mtu=self.mtu,
+                options=self._options,
+            )
+        self.nodes.append(node)
+        return node
+
+    def start(self, *kinds: Kind, pods: int = 1) -> None:
+        """Add nodes, start their daemons, add `pods` pods to each, and wait until everybody knows everybody."""
+        added = [self.add(kind) for kind in kinds]
+        daemons = [node for node in added if isinstance(node, DaemonNode)]
+        for node in daemons:
+            node.start_daemon()
+        for node in daemons:
+            node.wait_ready()
+        for new in added:
+            for _ in range(pods):
+                new.add_pod()
+        self.wait_converged()
+
+    def wait_converged(self, timeout: float = 10.0) -> None:
+        """Wait until every node knows every other; raises `LabError` naming the pairs that do not."""
+
+        def ignorant() -> list[str]:
+            return [
+                f"{one.label} does not know {other.label}"
+                for one in self.nodes
+                for other in self.nodes
+                if one is not other and not one.knows(other)
+            ]
+
+        try:
+            wait_for(lambda: not ignorant(), timeout, "every node to know every other")
+        except LabError as error:
+            self.book.leases()  # says so if our own watch has ended
+            raise LabError(f"{error}: {', '.join(ignorant())}") from None
+
+    def logs(self, lines: int = 30) -> str:
+        """Return the last lines of every daemon's log."""
+        parts: list[str] = []
+        for node in self.daemons:
+            parts += [f"--- {node.label}: the end of its log", *node.log().splitlines()[-lines:]]
+        return "\n".join(parts)
+
+    def shell(self) -> None:
+        """Run an interactive shell in the enclosure, for looking around."""
+        print("A shell inside the lab; `exit` ends it and removes everything. Places:")
+        for node in self.nodes:
+            print(f"  ip netns exec {node.name} …   ({node.kind}, {node.address}, pods {node.net and node.net.ipv4})")
+            for pod in node.pods:
+                print(f"  ip netns exec {pod.name} …   ({pod.address} {pod.address6})")
+        for node in self.daemons:
+            print(f"  dataplane status --run-dir {node.run_dir}   log: {node.log_path}")
+        subprocess.run([os.environ.get("SHELL", "/bin/sh")], check=False)
+
+    def close(self) -> None:
+        """Remove everything."""
+        while self.nodes:
+            self.nodes.pop().close()
+        self.book.close()
+        self.underlay.close()

@@ -86,8 +86,13 @@ class Renewer:
     async def run(self) -> None:
         """Renew in time, for ever; raises `LeaseLost` once the lease is no longer ours."""
         due = self._due()
+        looked = self._clock.now()
         while True:
-            rest = longest_sleep_s if due is None else due - self._clock.now()
+            now = self._clock.now()
+            if due is not None and now < looked:
+                due = now  # the clock was set back, and no store's time to live waits for that
+            looked = now
+            rest = longest_sleep_s if due is None else due - now
             if rest > 0 and not await self._clock.wait(self._doubted, min(rest, longest_sleep_s)):
                 continue
             self._doubted.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -66,6 +67,25 @@ def test_doubt_about_a_lease_that_is_ours_after_all_is_harmless() -> None:
         keeper.doubt()
         await run_until(lambda: bool(renewed), keeper.run())
         assert node.store.renewals == [start_s]
+
+    go(scenario())
+
+
+def test_clock_that_is_set_back_makes_the_renewal_no_later() -> None:
+    async def scenario() -> None:
+        node = Node()
+        renewed: list[Lease] = []
+        node.store.answer = [replace(own, expires=start_s), replace(own, expires=start_s)]
+        keeper = renewer(node, renewed, [])
+        waited = node.clock.wait
+
+        async def set_back_once(event: asyncio.Event, seconds: float) -> bool:
+            node.clock.time -= 0 if renewed else 2 * 86400
+            return await waited(event, seconds)
+
+        node.clock.wait = set_back_once  # type: ignore[method-assign]
+        await run_until(lambda: bool(renewed), keeper.run())
+        assert node.store.renewals[0] < start_s
 
     go(scenario())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import pytest
@@ -142,7 +143,7 @@ _data = st.recursive(
     max_leaves=6,
 )
 _real_ipv4 = st.ip_addresses(v=4).filter(lambda address: not address.is_unspecified)
-_real_ipv6 = st.ip_addresses(v=6).filter(lambda address: address.ipv4_mapped is None)
+_real_ipv6 = st.builds(IPv6Address, st.integers(2**64, 2**128 - 1))  # above the mapped IPv4 addresses
 _attrs = st.builds(
     LeaseAttrs,
     st.none() | _real_ipv4,
@@ -167,10 +168,8 @@ def test_round_trip_of_keys(address: IPv4Address, length: int, ipv6: tuple[IPv6A
 
 @given(st.binary() | st.text())
 def test_any_value_gives_attributes_or_bad_lease(value: bytes | str) -> None:
-    try:
+    with suppress(BadLease):
         lease_format.decode_value("k", value)
-    except BadLease:
-        pass
 
 
 @given(st.text() | st.from_regex(r"[0-9.]{1,12}-[0-9]{1,3}(&[a-f0-9:]{1,12}-[0-9]{1,3})?", fullmatch=True))

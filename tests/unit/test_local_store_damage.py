@@ -1,0 +1,189 @@
+"""The embedded store where something is wrong: rows, files, locks, file systems."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_store_machine import Machine, node, previous, run, watching
+
+from dataplane.errors import LeaseLost, StoreError
+from dataplane.model import (
+    LeasePut,
+    LeaseRefused,
+    RefusedLease,
+    Snapshot,
+)
+from dataplane.stores import local_directory
+from dataplane.stores.local import file_name
+
+
+def test_a_row_that_cannot_be_decoded_is_refused_alone(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        good = await store.acquire(node(1), previous("10.3.1.0/24"))
+        insert = "INSERT INTO lease (subnet, node, value) VALUES (?, ?, ?)"
+        async with watching(store) as following:
+            assert await following() == Snapshot((good,))
+            with machine.sql() as sql:
+                sql.execute(insert, ("10.3.2.0/24", "192.0.2.9", '{"PublicIP":7}'))
+                event = await following()
+                assert isinstance(event, LeaseRefused) and event.refused.key == "10.3.2.0-24"
+                assert "PublicIP: 7" in event.refused.reason
+                sql.execute(insert, ("10.3.3.0", "b", "{}"))
+                sql.execute(insert, ("here; rm -rf", "c", "{}"))
+                sql.execute("INSERT INTO lease (subnet, node, value) VALUES ('10.3.4.0/24', 'd', CAST(x'ff' AS TEXT))")
+                for key in ("10.3.3.0", "here; rm -rf", "10.3.4.0-24"):
+                    event = await following()
+                    assert isinstance(event, LeaseRefused) and event.refused.key == key
+        async with watching(store) as following:
+            snapshot = await following()
+            assert isinstance(snapshot, Snapshot) and snapshot.leases == (good,)
+            assert {refused.key for refused in snapshot.refused} == {
+                "10.3.2.0-24",
+                "10.3.3.0",
+                "here; rm -rf",
+                "10.3.4.0-24",
+            }
+            assert all(isinstance(refused, RefusedLease) and refused.reason for refused in snapshot.refused)
+            # Refused or not, the subnet is somebody's; and its own node heals it.
+            assert (await store.acquire(node(5), previous("10.3.2.0/24"))).key != "10.3.2.0-24"
+            await following()
+            healed = await store.acquire(node(9), None)
+            assert healed.key == "10.3.2.0-24"
+            assert await following() == LeasePut(healed)
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at" * 100, os.urandom(8192)])
+def test_a_file_that_is_no_database_is_named(tmp_path: Path, content: bytes) -> None:
+    async def test(machine: Machine) -> None:
+        machine.directory.mkdir()
+        path = machine.directory / file_name
+        path.write_bytes(content)
+        store = machine.store()
+        with pytest.raises(StoreError, match=str(path)):
+            await store.acquire(node(1), None)
+        async with watching(store) as following:
+            with pytest.raises(StoreError, match=str(path)):
+                await following()
+        assert path.read_bytes() == content
+        path.unlink()
+        await store.acquire(node(1), None)  # the same store, once the file is out of the way
+
+    run(tmp_path, test)
+
+
+def test_a_damaged_database_is_named(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        for number in range(200):
+            await store.acquire(node(number), None)
+        await machine.close()
+        machine.stores.clear()
+        path = machine.directory / file_name
+        content = bytearray(path.read_bytes())
+        content[4096:] = os.urandom(len(content) - 4096)  # the first page holds the schema and stays
+        path.write_bytes(content)
+        with pytest.raises(StoreError, match=f"{path}: damaged"):
+            await machine.store().acquire(node(1), None)
+
+    run(tmp_path, test)
+
+
+def test_anothers_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        machine.directory.mkdir()
+        with machine.sql() as sql:
+            sql.execute("CREATE TABLE notes (text)")
+        before = (machine.directory / file_name).read_bytes()
+        with pytest.raises(StoreError, match="database of another program"):
+            await machine.store().acquire(node(1), None)
+        assert (machine.directory / file_name).read_bytes() == before
+        assert os.listdir(machine.directory) == [file_name]
+
+    run(tmp_path, test)
+
+
+def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        await machine.store().acquire(node(1), None)
+        with machine.sql() as sql:
+            sql.execute("PRAGMA user_version = 2")
+        with pytest.raises(StoreError, match="schema version 2, known here is 1"):
+            await machine.store().acquire(node(1), None)
+
+    run(tmp_path, test)
+
+
+def test_a_file_replaced_under_us_is_no_second_truth(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        lease = await store.acquire(node(1), None)
+        async with watching(store) as following:
+            await following()
+            for name in os.listdir(machine.directory):
+                (machine.directory / name).unlink()
+            with pytest.raises(StoreError, match="removed or replaced"):
+                await following()
+        with pytest.raises(StoreError, match="removed or replaced"):
+            await store.renew(lease)
+        with pytest.raises(LeaseLost):
+            await store.renew(lease)
+        assert (await store.acquire(node(1), lease)).subnet == lease.subnet
+
+    run(tmp_path, test)
+
+
+def test_a_lock_held_by_another_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dataplane.stores.local_database.busy_seconds", 0.1)
+
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        lease = await store.acquire(node(1), None)
+        with machine.sql() as sql:
+            sql.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreError, match="locked by another process"):
+                await store.renew(lease)
+            async with watching(machine.store()) as following:
+                with pytest.raises(StoreError, match="locked by another process"):
+                    await following()
+            sql.execute("ROLLBACK")
+        await store.renew(lease)
+
+    run(tmp_path, test)
+
+
+def test_a_directory_that_cannot_be_is_named(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        machine.directory.write_text("a file")
+        with pytest.raises(StoreError, match=f"lease directory {machine.directory}"):
+            await machine.store().acquire(node(1), None)
+
+    run(tmp_path, test)
+
+
+@pytest.mark.parametrize(("magic", "name"), [(0x6969, "NFS"), (0xFF534D42, "CIFS"), (0x01021997, "9P")])
+def test_network_file_systems_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, magic: int, name: str
+) -> None:
+    class Libc:
+        def __init__(self, *_: Any, **__: Any) -> None:
+            pass
+
+        @staticmethod
+        def statfs(_path: bytes, buffer: Any) -> int:
+            ctypes.c_long.from_buffer(buffer).value = magic
+            return 0
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ctypes, "CDLL", Libc)
+        with pytest.raises(StoreError, match=f"{tmp_path} is on {name}.*allowed is a local file system"):
+            local_directory.refuse_network_file_system(tmp_path)
+    local_directory.refuse_network_file_system(tmp_path)
+    with pytest.raises(OSError):
+        local_directory.refuse_network_file_system(tmp_path / "none")

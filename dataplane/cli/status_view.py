@@ -42,10 +42,11 @@ drop_words = {
 
 def show(document: dict[str, Any], now: float) -> None:
     """Print the document to stdout."""
-    console = Console(highlight=False)
+    # emoji: rich would turn the :ab: of a MAC address into a picture.
+    console = Console(highlight=False, emoji=False)
     if not console.is_terminal:
         # Nothing says how wide a file or a pipe is; what is cut off there is lost.
-        console = Console(highlight=False, width=wide)
+        console = Console(highlight=False, emoji=False, width=wide)
     ready = "[bold green]ready[/]" if document["ready"] else "[bold red]not ready[/]"
     console.print(f"dataplane is {ready}")
     for problem in document["problems"]:

@@ -115,7 +115,10 @@ class Control:
     def _check_own(self) -> None:
         shown = self.view.leases.get(self._own.key)
         if shown is None or shown.attrs.public_ip != self._own.attrs.public_ip:
+            self._state.blockers["lease"] = f"the store does not show lease {self._own.key} as ours"
             self._doubt()
+        else:
+            self._state.blockers.pop("lease", None)
 
     async def watch(self, store: Store) -> None:
         """Follow the store for ever; what fails is begun again, with a fresh snapshot."""

@@ -20,6 +20,7 @@ from dataplane.stores.base import Store
 log = logging.getLogger(__name__)
 
 retry_s = 15.0
+doubt_retry_s = 1.0  # while the lease may be somebody else's, and we forward for it
 # The wall clock may be set while we sleep; looking at it this often bounds the damage.
 longest_sleep_s = 30.0
 
@@ -95,6 +96,7 @@ class Renewer:
             rest = longest_sleep_s if due is None else due - now
             if rest > 0 and not await self._clock.wait(self._doubted, min(rest, longest_sleep_s)):
                 continue
+            doubted = self._doubted.is_set()
             self._doubted.clear()
             try:
                 self.lease = await self._store.renew(self.lease)
@@ -102,7 +104,7 @@ class Renewer:
                 raise
             except StoreError as error:
                 self._failed(str(error))
-                due = self._clock.now() + retry_s
+                due = self._clock.now() + (doubt_retry_s if doubted else retry_s)
             else:
                 self._failed(None)
                 self._renewed(self.lease)

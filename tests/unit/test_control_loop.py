@@ -86,6 +86,9 @@ def test_own_lease_gone_or_in_other_hands_raises_doubt() -> None:
         assert node.doubts == 1
         node.control.take(LeaseGone(own.key))
         assert node.doubts == 2
+        assert any(own.key in reason for reason in node.state.unready())
+        node.control.take(LeasePut(own))
+        assert node.state.unready() == []
         missing = Node()
         missing.control.take(Snapshot(()))
         assert missing.doubts == 1

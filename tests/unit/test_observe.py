@@ -30,7 +30,7 @@ from dataplane.observe.status import document
 
 now_s = 1_000_000.0
 subnet = IPv4Network("10.244.2.0/24")
-mac = bytes.fromhex("020000000002")
+mac = bytes.fromhex("020000ab0002")
 
 
 class Forwarder:
@@ -128,7 +128,7 @@ def test_status_document_has_the_contracts_shape() -> None:
     assert peer == {
         "subnet": "10.244.2.0/24",
         "public_ip": "192.0.2.2",
-        "vtep_mac": "02:00:00:00:00:02",
+        "vtep_mac": "02:00:00:ab:00:02",
         "device": "flannel.1",
         "tx_packets": 1,
         "tx_bytes": 20,
@@ -253,7 +253,13 @@ def test_status_command_prints_what_the_daemon_says(tmp_path: Path, capsys: pyte
     serve(state, tmp_path, check)
     text = capsys.readouterr().out
     assert json.loads(text[: text.index("\n}") + 2])["ready"] is True
-    for word in ("dataplane is ready", "10.244.2.0/24", "192.0.2.2", "no node holds the destination"):
+    for word in (
+        "dataplane is ready",
+        "10.244.2.0/24",
+        "192.0.2.2",
+        "02:00:00:ab:00:02",
+        "no node holds the destination",
+    ):
         assert word in text, word
     assert "receive_vni" not in text[text.index("\n}") :]
 

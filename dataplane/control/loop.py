@@ -130,6 +130,8 @@ class Control:
                         self.take(event)
                         delay = first_delay_s
                         self._say.over("watch", "watching the lease store again")
+                        # Thousands of events may stand ready at once; everything else must get its turn too.
+                        await asyncio.sleep(0)
                 reason = "the watch ended"
             except StoreError as error:
                 reason = str(error)

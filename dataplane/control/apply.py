@@ -153,7 +153,8 @@ class Keeper:
     async def _rebuild(self, reason: str) -> None:
         """Build the device again, at once the first time, at growing intervals while that does not last."""
         now = self._state.now()
-        if now < self._rebuild_after:
+        # The upper bound holds when the clock was set back: nobody waits longer than the longest delay.
+        if 0 < self._rebuild_after - now <= longest_delay_s:
             raise HostError(f"{reason}; it is built again in {self._rebuild_after - now:.0f} s")
         self._rebuild_delay_s = (
             1.0 if now - self._rebuild_after > calm_s else min(longest_delay_s, 2 * self._rebuild_delay_s)

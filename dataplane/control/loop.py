@@ -172,7 +172,9 @@ class Control:
         due = self._clock.now() + resync_s
         while True:
             touched = await self._clock.wait(self._touched, look_s)
-            if not touched and self._clock.now() < due and not any(keeper.failed for keeper in self.keepers.values()):
+            # A rest longer than the interval means that the clock was set back.
+            resting = 0 < due - self._clock.now() <= resync_s
+            if not touched and resting and not any(keeper.failed for keeper in self.keepers.values()):
                 continue
             self._touched.clear()
             for keeper in self.keepers.values():

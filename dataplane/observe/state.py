@@ -119,7 +119,7 @@ class NodeState:
         reasons = list(self.blockers.values())
         if self.store_contact is None:
             reasons.append("no contact with the lease store yet")
-        elif (silence := self.now() - self.store_contact) > store_silence_s:
+        elif (silence := abs(self.now() - self.store_contact)) > store_silence_s:  # abs: the clock may be set back
             reasons.append(f"no contact with the lease store for {silence:.0f} s")
         for device in self.devices.values():
             if device.forwarding is None:

@@ -146,3 +146,15 @@ def test_peer_that_the_core_refuses_keeps_nobody_else_out() -> None:
         assert node.state.problems() == []
 
     go(scenario())
+
+
+def test_clock_that_is_set_back_delays_no_rebuild() -> None:
+    async def scenario() -> None:
+        node = await opened(lease(2))
+        for _ in range(2):
+            node.net.delete("flannel.1")
+            await node.keeper.ensure()
+            node.clock.time -= 2 * 86400
+        assert len(node.net.devices) == 3
+
+    go(scenario())

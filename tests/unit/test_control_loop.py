@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_network
@@ -142,5 +143,26 @@ def test_readiness_follows_the_store() -> None:
         node.store.silent = ""
         await run_until(lambda: not node.state.unready(), node.control.ping(node.store))
         assert node.state.problems() == []
+
+    go(scenario())
+
+
+def test_clock_that_is_set_back_delays_no_resync() -> None:
+    async def scenario() -> None:
+        node = await opened()
+        resync = node.control.resync()
+        node.net.routed.clear()
+        waited = node.clock.wait
+        looks: list[float] = []
+
+        async def set_back_once(event: asyncio.Event, seconds: float) -> bool:
+            if not looks:
+                node.clock.time -= 2 * 86400
+            looks.append(seconds)
+            return await waited(event, seconds)
+
+        node.clock.wait = set_back_once  # type: ignore[method-assign]
+        await run_until(node.in_place, resync)
+        assert sum(looks) < 11
 
     go(scenario())

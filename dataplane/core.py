@@ -160,12 +160,15 @@ class Forwarder:
                 self._free.append(slot)
         raw = ffi.new("struct dp_peer *")
         for peer in put:
-            slot = self._slots.get(peer.prefix, -1)
-            if slot < 0:
-                slot = self._take_slot()
             self._fill(raw, peer)
-            _check("dp_peer_set", lib.dp_peer_set(self._dp, slot, raw), f"peer {peer.prefix}")
-            self._slots[peer.prefix] = slot
+            slot = self._slots.get(peer.prefix)
+            if slot is None:
+                slot = self._take_slot()
+                self._slots[peer.prefix] = slot
+            code = lib.dp_peer_set(self._dp, slot, raw)
+            if code < 0 and peer.prefix not in self._peers:
+                self._free.append(self._slots.pop(peer.prefix))
+            _check("dp_peer_set", code, f"peer {peer.prefix}: {strerror(-code)}" if code else "")
             self._peers[peer.prefix] = peer
         _check("dp_commit", lib.dp_commit(self._dp))
 

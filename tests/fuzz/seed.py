@@ -35,9 +35,12 @@ for name, packet in packets.items():
     inner = bytes(packet)
     if wire == "vxlan":
         inner = bytes.fromhex("0800000000000100") + bytes(
-            Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02", type=0x86DD if IPv6 in packet else 0x0800) / Raw(inner)
+            Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02", type=0x86DD if IPv6 in packet else 0x0800)
+            / Raw(inner)
         )
     for offloads in (0, 31):
         (directory / f"{name}_{offloads}").write_bytes(bytes([offloads, 1, 0, 0]) + inner)
     if len(inner) < 300:
-        (directory / f"{name}_train").write_bytes(bytes([31, 0]) + len(inner).to_bytes(2, "big") + inner * 3 + inner[:70])
+        (directory / f"{name}_train").write_bytes(
+            bytes([31, 0]) + len(inner).to_bytes(2, "big") + inner * 3 + inner[:70]
+        )

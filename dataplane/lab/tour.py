@@ -106,12 +106,11 @@ def _ping_all(lab: Lab, found: Findings, version: int, say: Say) -> None:
 
 def _move_data(lab: Lab, found: Findings, seconds: float, say: Say) -> None:
     first, last = lab.nodes[0], lab.nodes[-1]
+    say(f"TCP for {seconds:g} s each way between {first.label}'s pod and {last.label}'s ({last.kind})")
     found.there_gbps = _tcp(first.pods[0], last.pods[0], seconds)
-    say(
-        f"TCP for {seconds:g} s from {first.label}'s pod to {last.label}'s ({last.kind}): {found.there_gbps:.2f} Gbit/s"
-    )
+    say(f"  {first.label} to {last.label}: {found.there_gbps:.2f} Gbit/s")
     found.back_gbps = _tcp(first.pods[0], last.pods[0], seconds, reverse=True)
-    say(f"TCP for {seconds:g} s the other way: {found.back_gbps:.2f} Gbit/s")
+    say(f"  {last.label} to {first.label}: {found.back_gbps:.2f} Gbit/s")
 
 
 def _tcp(one: Pod, other: Pod, seconds: float, **options: Any) -> float:

@@ -158,7 +158,10 @@ class Pod(Place):
 
 def add_cni0(node: Place, net: PodNet) -> None:
     """Make the node's pod bridge as the CNI bridge plugin does: the subnet's first address, the overlay's MTU."""
-    node.batch("link add cni0 type bridge mcast_snooping 0", f"link set cni0 mtu {net.mtu} up")
+    # An address of its own: otherwise the bridge takes a port's, and changes it when that pod goes.
+    node.batch(
+        "link add cni0 address 02:00:00:00:00:01 type bridge mcast_snooping 0", f"link set cni0 mtu {net.mtu} up"
+    )
     if net.ipv4 is not None:
         node.batch(f"address add {net.ipv4[1]}/{net.ipv4.prefixlen} dev cni0")
     if net.ipv6 is not None:

@@ -195,8 +195,12 @@ def test_congestion_marked_on_the_way_reaches_the_pod(cluster: Lab, direction: s
     """A router of the underlay sets CE on an ECN-capable outer header: the receiver moves it inside (RFC 6040)."""
     one, other = ends(cluster, direction)
     receiver = cluster.nodes[1 if direction == "to kernel" else 0]
-    marking = "table netdev congested { chain c { type filter hook ingress device eth0 priority 0; udp dport 8472 ip ecn set ce; } }"
-    receiver.run("nft", marking)
+    marking = (
+        "add table netdev congested",
+        "add chain netdev congested router { type filter hook ingress device eth0 priority 0; }",
+        "add rule netdev congested router udp dport 8472 ip ecn set ce",
+    )
+    receiver.run("nft", "; ".join(marking))
     try:
         with captured(other, "icmp[0] == 8 and ip[1] & 3 == 3") as packets:
             assert one.ping(other, count=3, options=["-Q", "0x02"]).ok
@@ -208,7 +212,7 @@ def test_congestion_marked_on_the_way_reaches_the_pod(cluster: Lab, direction: s
 @versions
 @directions
 def test_ttl_is_left_to_the_kernels(cluster: Lab, version: int, direction: str) -> None:
-    """Two nodes forward, so a TTL of 64 arrives as 62."""
+    """Two nodes forward: a TTL of 3 is enough, and the answer's 64 arrives as 62."""
     one, other = ends(cluster, direction)
     answer = one.ping(other, version, ttl=3)
     assert answer.ok and answer.text.count("ttl=62") == 3

@@ -117,12 +117,14 @@ def _show_table(every: list[Findings]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="What the pods saw", title_justify="left")
+    table = Table(
+        title="Pairs of pods that ping, their round trip, TCP there and back, and what we dropped", title_justify="left"
+    )
     for heading in ("cluster", "nodes"):
         table.add_column(heading)
-    for heading in ("pairs that ping", "round trip ms", "TCP → Gbit/s", "TCP ← Gbit/s"):
+    for heading in ("pairs", "rtt ms", "→ Gbit/s", "← Gbit/s"):
         table.add_column(heading, justify="right")
-    table.add_column("dropped by us")
+    table.add_column("drops", overflow="fold")
     for found in every:
         table.add_row(
             found.name,

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -151,7 +152,8 @@ class Lab:
                 print(f"  ip netns exec {pod.name} …   ({pod.address} {pod.address6})")
         for node in self.daemons:
             print(f"  dataplane status --run-dir {node.run_dir}   log: {node.log_path}")
-        subprocess.run([os.environ.get("SHELL", "/bin/sh")], check=False)
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}"  # where `dataplane` is
+        subprocess.run([os.environ.get("SHELL", "/bin/sh")], env={**os.environ, "PATH": path}, check=False)
 
     def close(self) -> None:
         """Remove everything."""

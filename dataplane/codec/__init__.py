@@ -1,1 +1,0 @@
-"""Plain-Python reference of the wire formats, for tests and for decoding captures."""

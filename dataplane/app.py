@@ -119,7 +119,7 @@ class Daemon:
             own,
             backend,
             plans,
-            open_device=partial(TunDevice, workers=options.workers),
+            open_device=partial(TunDevice, workers=options.workers, spin_us=options.spin_us),
             host=host,
             state=self._state,
             clock=self._clock,

@@ -64,7 +64,7 @@ OpenDevice = Callable[[DevicePlan], Device]
 class TunDevice:
     """The real thing: a TUN, UDP sockets, the C core."""
 
-    def __init__(self, plan: DevicePlan, workers: int) -> None:
+    def __init__(self, plan: DevicePlan, workers: int, spin_us: int) -> None:
         """Open all of it; raises `HostError` or `CoreError` with nothing left open."""
         # The core and the TUN library are needed here only; control's tests run without them.
         from dataplane.core import Forwarder as CoreForwarder
@@ -97,6 +97,7 @@ class TunDevice:
                     vtep_mac=plan.vtep_mac,
                     tunnel4=addresses.get(4),
                     tunnel6=addresses.get(6),
+                    spin_us=spin_us,
                 )
             )
             undo.callback(forwarder.close)

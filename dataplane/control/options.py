@@ -19,6 +19,7 @@ class Options:
         run_dir: directory of the status socket and the pid file; one daemon each.
         datapath: "auto" or "userspace".
         workers: TUN queues, each with a thread of its own.
+        spin_us: how long a worker without work polls before it sleeps, microseconds (docs/decisions/0008).
         verbosity: klog's level; above 0 also debug messages are written.
         warnings: what was accepted although its feature is not built yet, one sentence each.
     """
@@ -37,6 +38,7 @@ class Options:
     run_dir: Path
     datapath: str
     workers: int
+    spin_us: int
     verbosity: int
     log_json: bool
     warnings: tuple[str, ...] = ()

@@ -41,6 +41,7 @@ def test_defaults_are_flannels() -> None:
     assert options.lease_dir == Path("/var/lib/dataplane")
     assert options.run_dir == Path("/run/dataplane")
     assert 1 <= options.workers <= 4
+    assert options.spin_us == 50
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,7 @@ def test_bad_environment_is_named_and_not_used() -> None:
         ["--iface-regex=("],
         ["--datapath=fast"],
         ["--workers=17"],
+        ["--spin-us=1001"],
         ["--no-such-flag"],
         ["--ifac=eth0"],
         ["word"],

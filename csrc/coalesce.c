@@ -178,7 +178,7 @@ static void write_whole(struct worker *w, struct run *run)
 			ip_finish_checksum(run->ip.data, run->ip.len, run->ip.l4, ip_checksum_offset(&run->ip));
 	}
 	iov[1] = (struct iovec){run->ip.data, run->ip.len};
-	tun_write(w, &offload, iov, 2);
+	tun_write(w, &offload, iov, 2, 1);
 }
 
 static void write_joined(struct worker *w, struct run *run)
@@ -201,7 +201,7 @@ static void write_joined(struct worker *w, struct run *run)
 	if (run->ip.proto == proto_udp)
 		store16(run->ip.data + run->ip.l4 + 4, (uint16_t)(run->ip.len - run->ip.l4));
 	leave_checksum(&run->ip, &offload);
-	tun_write(w, &offload, iov, used);
+	tun_write(w, &offload, iov, used, run->packets);
 }
 
 /* The plain twin of a GSO write, for super-packets that came whole where the TUN takes none. */
@@ -219,7 +219,7 @@ static void write_segments(struct worker *w, struct run *run)
 		struct iovec iov[2] = {{0}, {w->receive.scratch, len}};
 
 		segment_next(&segments, w->receive.scratch);
-		tun_write(w, &plain, iov, 2);
+		tun_write(w, &plain, iov, 2, 1);
 	}
 }
 

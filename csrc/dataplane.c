@@ -6,6 +6,7 @@
 #include "dataplane.h"
 
 #include <errno.h>
+#include <linux/sock_diag.h>
 #include <stdlib.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
@@ -218,6 +219,21 @@ int dp_commit(struct dp *dp)
 	return error;
 }
 
+/* What the kernel dropped at the sockets is known to them alone (Linux net/core/sock.c, sk_get_meminfo). */
+static uint64_t socket_drops(const struct dp *dp)
+{
+	uint64_t drops = 0;
+
+	for (uint32_t i = 0; i < dp->config.workers; i++) {
+		uint32_t info[SK_MEMINFO_VARS];
+		socklen_t len = sizeof(info);
+
+		if (getsockopt(dp->config.edges[i].receive_fd, SOL_SOCKET, SO_MEMINFO, info, &len) == 0 && len == sizeof(info))
+			drops += info[SK_MEMINFO_DROPS];
+	}
+	return drops;
+}
+
 int dp_read_counters(const struct dp *dp, struct dp_counters *out)
 {
 	uint64_t *sum = (uint64_t *)out;
@@ -230,6 +246,7 @@ int dp_read_counters(const struct dp *dp, struct dp_counters *out)
 		for (size_t word = 0; word < sizeof(*out) / sizeof(*sum); word++)
 			sum[word] += counter_read(&from[word]);
 	}
+	out->drop_receive_socket = socket_drops(dp);
 	return 0;
 }
 

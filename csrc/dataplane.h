@@ -103,6 +103,7 @@ struct dp_counters {
 	uint64_t drop_send_error;        /* the underlay socket refused it */
 	uint64_t drop_send_full;         /* the underlay socket's buffer is full */
 	/* receive: underlay to overlay */
+	uint64_t drop_receive_socket;          /* by the kernel, at our socket: its buffer full, or a bad outer checksum */
 	uint64_t drop_receive_unknown_sender;  /* outer source holds no lease */
 	uint64_t drop_receive_short;           /* too short for its headers */
 	uint64_t drop_receive_truncated;       /* longer than any datagram we take */
@@ -113,7 +114,7 @@ struct dp_counters {
 	uint64_t drop_receive_malformed;       /* inner IP header or length is wrong */
 	uint64_t drop_receive_inner_source;    /* inner source is outside the sender's subnet */
 	uint64_t drop_receive_inner_destination; /* inner destination is outside our subnet */
-	uint64_t drop_receive_multicast;       /* inner multicast or broadcast */
+	uint64_t drop_receive_multicast;       /* inner multicast or broadcast, our own subnet's broadcast included */
 	uint64_t drop_receive_ra;              /* inner router advertisement or redirect */
 	uint64_t drop_receive_checksum;        /* inner TCP or UDP checksum is wrong */
 	uint64_t drop_receive_ecn;             /* congestion mark on a packet that cannot carry it (RFC 6040) */

@@ -178,6 +178,10 @@ static void fill_peer(struct fib_peer *peer, const struct dp_peer *from, uint32_
 {
 	peer->slot = slot;
 	peer->local = from->local;
+	if (from->local && from->prefix.family == 4 && from->prefix_len < 31) {
+		peer->has_broadcast = true;
+		store32(peer->broadcast, load32(from->prefix.bytes) | ~mask4(from->prefix_len));
+	}
 	memcpy(peer->vtep_mac, from->vtep_mac, 6);
 	if (from->next_hop.family == 4) {
 		peer->address.in.sin_family = AF_INET;

@@ -17,6 +17,8 @@ struct fib_peer {
 	uint32_t slot;
 	uint32_t sender;        /* number of its underlay address in this table; peers that share an address share it */
 	bool local;
+	bool has_broadcast;     /* our own IPv4 subnet, if it is large enough to have a broadcast address */
+	uint8_t broadcast[4];
 	uint8_t vtep_mac[6];
 	socklen_t address_len;
 	union {

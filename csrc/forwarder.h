@@ -19,10 +19,12 @@
 #include "dataplane.h"
 #include "encap.h"
 #include "fib.h"
+#include "icmp.h"
 #include "ip.h"
 
 enum {
 	burst_packets = 64,          /* TUN reads before the other direction gets its turn */
+	burst_datagrams = 256,       /* and datagrams made of them */
 	burst_bytes = 128 * 1024,    /* and bytes: what is queued should still be in the cache when it is sent */
 	train_segments = 64,         /* UDP_SEGMENT takes 64 up to Linux 6.8, 128 since */
 	train_bytes = 65000,         /* a train is one datagram to the kernel: 65,507 bytes over IPv4 */
@@ -30,7 +32,7 @@ enum {
 	datagrams_max = 512,
 	messages_max = 16,           /* datagram trains taken by one recvmmsg */
 	runs_max = 256,              /* packets or joined packets waiting for their TUN write */
-	parts_max = 1024,
+	parts_max = 1000,        /* a run is one writev with two iovecs more: at most 1,024 (UIO_MAXIOV) */
 	flow_buckets = 64,
 	receive_buffer = packet_max + 1, /* one more than any datagram has: longer ones show as truncated */
 	/* Room for a burst, one more super-packet, and the segments of it with their headers. */
@@ -124,8 +126,8 @@ struct worker {
 	_Atomic(const struct fib *) table;
 	struct dp_counters counters;
 	struct dp_peer_counters *peers;  /* by slot */
-	double icmp_tokens;
-	uint64_t icmp_refilled_ns;
+	double icmp_tokens[icmp_errors];
+	uint64_t icmp_refilled_ns[icmp_errors];
 	struct send_batch send;
 	struct receive_batch receive;
 } __attribute__((aligned(64)));

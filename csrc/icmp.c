@@ -33,7 +33,7 @@ static bool may_answer(const struct ip *offender)
 
 static uint32_t build4(uint8_t *out, enum icmp_error error, const struct ip *offender, const uint8_t *source, uint32_t mtu)
 {
-	static const uint8_t type_code[][2] = {[icmp_no_route] = {3, 0}, [icmp_ttl_exceeded] = {11, 0}, [icmp_too_big] = {3, 4}};
+	static const uint8_t type_code[icmp_errors][2] = {[icmp_no_route] = {3, 0}, [icmp_ttl_exceeded] = {11, 0}, [icmp_too_big] = {3, 4}};
 	uint32_t quote = offender->header_len + 8u;
 	uint8_t *icmp = out + ipv4_header;
 
@@ -60,7 +60,7 @@ static uint32_t build4(uint8_t *out, enum icmp_error error, const struct ip *off
 
 static uint32_t build6(uint8_t *out, enum icmp_error error, const struct ip *offender, const uint8_t *source, uint32_t mtu)
 {
-	static const uint8_t type_code[][2] = {[icmp_no_route] = {1, 0}, [icmp_ttl_exceeded] = {3, 0}, [icmp_too_big] = {2, 0}};
+	static const uint8_t type_code[icmp_errors][2] = {[icmp_no_route] = {1, 0}, [icmp_ttl_exceeded] = {3, 0}, [icmp_too_big] = {2, 0}};
 	uint32_t quote = offender->len;
 	uint8_t *icmp = out + ipv6_header;
 

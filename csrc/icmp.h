@@ -13,6 +13,7 @@ enum icmp_error {
 	icmp_no_route,      /* IPv4 3/0, IPv6 1/0 */
 	icmp_ttl_exceeded,  /* IPv4 11/0, IPv6 3/0 */
 	icmp_too_big,       /* IPv4 3/4, IPv6 2/0, with the MTU */
+	icmp_errors,        /* how many there are */
 };
 
 enum { icmp_max = 1280 }; /* an ICMPv6 error never exceeds the least IPv6 MTU */

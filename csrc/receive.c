@@ -12,7 +12,6 @@
 #include "receive.h"
 
 #include "coalesce.h"
-#include "icmp.h"
 #include "tun.h"
 #include "underlay.h"
 
@@ -75,6 +74,10 @@ static const struct fib_peer *admit(struct worker *w, const struct fib *fib, uin
 	own = fib_lookup(fib, ip_destination(ip), ip->version);
 	if (!own || !own->local) {
 		count(&counters->drop_receive_inner_destination, 1);
+		return NULL;
+	}
+	if (own->has_broadcast && ip->version == 4 && memcmp(ip_destination(ip), own->broadcast, 4) == 0) {
+		count(&counters->drop_receive_multicast, 1);
 		return NULL;
 	}
 	return peer;

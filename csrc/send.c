@@ -14,10 +14,17 @@
 
 #include <errno.h>
 
-#include "icmp.h"
 #include "segment.h"
 #include "tun.h"
 #include "underlay.h"
+
+/* The kernel's own senders stay within these (TCP_MIN_GSO_SIZE; UDP_MAX_SEGMENTS); a pod with a raw device may not, and a
+ * 64 KB packet of one-byte segments would keep everybody else waiting.
+ */
+enum {
+	tcp_gso_min = 8,
+	udp_segments_max = 128,
+};
 
 static void write_encap(const struct encap *encap, uint8_t *inner, uint8_t version, const struct fib_peer *peer)
 {
@@ -42,14 +49,14 @@ static void send_whole(struct worker *w, const struct ip *ip, const struct fib_p
 	count_sent(w, peer, 1, ip->len);
 }
 
-static void send_super(struct worker *w, struct segmenter *segments, const struct fib_peer *peer, uint32_t source)
+static uint32_t send_super(struct worker *w, struct segmenter *segments, const struct fib_peer *peer, uint32_t source)
 {
 	struct send_batch *batch = &w->send;
 	const struct encap *encap = &w->dp->encap;
 	const struct ip *ip = &segments->ip;
 	uint32_t keep = batch->used; /* the super-packet itself ends here */
-	uint64_t packets = 0, bytes = 0;
-	uint32_t len;
+	uint32_t packets = 0, len;
+	uint64_t bytes = 0;
 
 	while ((len = segment_size(segments)) > 0) {
 		if (!underlay_has_room(batch) || batch->used + encap->overhead + len > arena_bytes) {
@@ -67,6 +74,7 @@ static void send_super(struct worker *w, struct segmenter *segments, const struc
 		bytes += len;
 	}
 	count_sent(w, peer, packets, bytes);
+	return packets;
 }
 
 /* The peer for the packet's destination; refusals are counted and, where a router owes it, answered. */
@@ -93,9 +101,10 @@ static bool begin_segments(struct segmenter *segments, const struct ip *ip, cons
 	switch (offload->gso_type & ~VIRTIO_NET_HDR_GSO_ECN) {
 	case VIRTIO_NET_HDR_GSO_TCPV4:
 	case VIRTIO_NET_HDR_GSO_TCPV6:
-		return ip->proto == proto_tcp && segment_begin(segments, ip, offload->gso_size);
+		return ip->proto == proto_tcp && offload->gso_size >= tcp_gso_min && segment_begin(segments, ip, offload->gso_size);
 	case 5: /* VIRTIO_NET_HDR_GSO_UDP_L4, Linux 6.2 */
-		return ip->proto == proto_udp && segment_begin(segments, ip, offload->gso_size);
+		return ip->proto == proto_udp && segment_begin(segments, ip, offload->gso_size) &&
+		       (ip->len - segments->headers + offload->gso_size - 1) / offload->gso_size <= udp_segments_max;
 	}
 	return false;
 }
@@ -112,7 +121,9 @@ static bool finish_checksum(const struct ip *ip, const struct virtio_net_hdr *of
 	return true;
 }
 
-static void send_packet(struct worker *w, const struct fib *fib, uint8_t *data, uint32_t len, const struct virtio_net_hdr *offload)
+/* Returns how many datagrams came of it. */
+static uint32_t send_packet(struct worker *w, const struct fib *fib, uint8_t *data, uint32_t len,
+			    const struct virtio_net_hdr *offload)
 {
 	const struct dp *dp = w->dp;
 	const struct fib_peer *peer;
@@ -122,25 +133,25 @@ static void send_packet(struct worker *w, const struct fib *fib, uint8_t *data, 
 
 	if (!ip_parse(data, len, &ip) || ip.len != len) {
 		count(&w->counters.drop_send_malformed, 1);
-		return;
+		return 0;
 	}
 	peer = route(w, fib, &ip);
 	if (!peer)
-		return;
+		return 0;
 	if (dp->encap.decrements_ttl && ip_ttl(&ip) <= 1) {
 		count(&w->counters.drop_send_ttl, 1);
 		tun_write_icmp(w, icmp_ttl_exceeded, &ip);
-		return;
+		return 0;
 	}
 	if (is_super ? !begin_segments(&segments, &ip, offload) : !finish_checksum(&ip, offload)) {
 		count(&w->counters.drop_send_gso, 1);
-		return;
+		return 0;
 	}
 	/* Without DF a larger packet goes out whole and the underlay fragments it, as under the kernel's vxlan. */
 	if ((is_super ? segments.headers + segments.gso_size : ip.len) > dp->config.mtu && ip_may_not_fragment(&ip)) {
 		count(&w->counters.drop_send_too_big, 1);
 		tun_write_icmp(w, icmp_too_big, &ip);
-		return;
+		return 0;
 	}
 	if (dp->encap.decrements_ttl)
 		ip_decrement_ttl(&ip);
@@ -148,19 +159,19 @@ static void send_packet(struct worker *w, const struct fib *fib, uint8_t *data, 
 	uint32_t source = (dp->encap.entropy ? ip_flow_hash(&ip) : w->index) % dp->config.sources;
 
 	if (is_super)
-		send_super(w, &segments, peer, source);
-	else
-		send_whole(w, &ip, peer, source);
+		return send_super(w, &segments, peer, source);
+	send_whole(w, &ip, peer, source);
+	return 1;
 }
 
 int send_burst(struct worker *w, const struct fib *fib)
 {
 	struct send_batch *batch = &w->send;
-	uint32_t overhead = w->dp->encap.overhead;
+	uint32_t overhead = w->dp->encap.overhead, datagrams = 0;
 	int packets = 0, got = 0;
 
 	batch->used = 0;
-	while (packets < burst_packets && batch->used < burst_bytes) {
+	while (packets < burst_packets && datagrams < burst_datagrams && batch->used < burst_bytes) {
 		struct virtio_net_hdr offload;
 		uint8_t *inner = batch->arena + batch->used + overhead;
 
@@ -175,7 +186,7 @@ int send_burst(struct worker *w, const struct fib *fib)
 		packets++;
 		/* Taken even if the packet is dropped below: a burst's length stays bounded whatever it holds. */
 		batch->used += overhead + (uint32_t)got;
-		send_packet(w, fib, inner, (uint32_t)got, &offload);
+		datagrams += send_packet(w, fib, inner, (uint32_t)got, &offload);
 	}
 	underlay_flush(w);
 	return got < 0 ? got : packets;

@@ -7,8 +7,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "icmp.h"
-
 #ifndef TUN_F_USO4 /* Linux 6.2; Debian 12's headers know less than its kernels may */
 #define TUN_F_USO4 0x20
 #define TUN_F_USO6 0x40
@@ -58,7 +56,7 @@ int tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload)
 	return (int)got;
 }
 
-void tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts)
+void tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets)
 {
 	bool vnet_hdr = w->dp->config.vnet_hdr;
 	ssize_t put;
@@ -70,43 +68,43 @@ void tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct io
 	if (put >= 0)
 		count(&w->counters.tun_writes, 1);
 	else if (errno == EAGAIN || errno == ENOBUFS)
-		count(&w->counters.drop_tun_full, 1);
+		count(&w->counters.drop_tun_full, packets);
 	else
-		count(&w->counters.drop_tun_error, 1);
+		count(&w->counters.drop_tun_error, packets);
 }
 
-static bool take_icmp_token(struct worker *w)
+static bool take_icmp_token(struct worker *w, enum icmp_error error)
 {
 	struct timespec now;
 	uint64_t now_ns;
 
 	clock_gettime(CLOCK_MONOTONIC, &now);
 	now_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-	w->icmp_tokens += (double)(now_ns - w->icmp_refilled_ns) * icmp_per_second / 1e9;
-	if (w->icmp_tokens > icmp_burst)
-		w->icmp_tokens = icmp_burst;
-	w->icmp_refilled_ns = now_ns;
-	if (w->icmp_tokens < 1)
-		return false;
-	w->icmp_tokens -= 1;
-	return true;
+
+	double tokens = w->icmp_tokens[error] + (double)(now_ns - w->icmp_refilled_ns[error]) * icmp_per_second / 1e9;
+
+	if (tokens > icmp_burst)
+		tokens = icmp_burst;
+	w->icmp_refilled_ns[error] = now_ns;
+	w->icmp_tokens[error] = tokens < 1 ? tokens : tokens - 1;
+	return tokens >= 1;
 }
 
-void tun_write_icmp(struct worker *w, int error, const struct ip *offender)
+void tun_write_icmp(struct worker *w, enum icmp_error error, const struct ip *offender)
 {
 	static const struct virtio_net_hdr plain;
 	const struct dp_config *config = &w->dp->config;
 	struct iovec iov[2];
-	uint32_t len = icmp_build(w->receive.scratch, (enum icmp_error)error, offender,
+	uint32_t len = icmp_build(w->receive.scratch, error, offender,
 				  offender->version == 4 ? &config->tunnel4 : &config->tunnel6, config->mtu);
 
 	if (!len)
 		return;
-	if (!take_icmp_token(w)) {
+	if (!take_icmp_token(w, error)) {
 		count(&w->counters.drop_icmp_limited, 1);
 		return;
 	}
 	iov[1] = (struct iovec){w->receive.scratch, len};
-	tun_write(w, &plain, iov, 2);
+	tun_write(w, &plain, iov, 2, 1);
 	count(&w->counters.icmp_sent, 1);
 }

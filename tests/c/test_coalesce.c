@@ -291,6 +291,33 @@ static void uncut_super_packets_are_cut_to_the_mtu(void)
 	}
 }
 
+/* One-byte segments of one flow in one burst: more parts than a single writev takes. */
+static void the_longest_run_is_written_whole(void)
+{
+	enum { packets = 3000 };
+	static uint8_t stream[packets][64], written[packet_max + 64];
+	struct edges e = open_edges(DP_OFFLOAD_ALL);
+	struct twin_spec spec = {
+		.version = 4, .proto = proto_tcp, .ttl = 9, .flags = 0x10, .dont_fragment = 1, .ports = {1, 2}, .payload = 1,
+		.source = {10, 5, 2, 9}, .destination = {10, 5, 1, 9},
+	};
+	uint32_t payload = 0;
+	ssize_t got;
+
+	for (uint32_t i = 0; i < packets; i++) {
+		uint32_t len = twin_packet(stream[i], &spec, (uint8_t)i);
+
+		spec.sequence++;
+		receive_train(e.w, e.fib, (struct sockaddr *)&e.peer, stream[i], len, 0, 0);
+	}
+	coalesce_flush(e.w);
+	while ((got = recv(e.tun, written, sizeof(written), MSG_DONTWAIT)) > 0)
+		payload += (uint32_t)got - (uint32_t)sizeof(struct virtio_net_hdr) - 40;
+	CHECK(payload == packets);
+	CHECK(e.w->counters.drop_tun_error == 0 && e.w->counters.rx_packets == packets);
+	close_edges(&e);
+}
+
 int main(void)
 {
 	harness_begin();
@@ -298,5 +325,6 @@ int main(void)
 	RUN(without_udp_offload);
 	RUN(the_plain_twin_joins_nothing);
 	RUN(uncut_super_packets_are_cut_to_the_mtu);
+	RUN(the_longest_run_is_written_whole);
 	return harness_end();
 }

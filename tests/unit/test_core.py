@@ -88,6 +88,7 @@ received = [
     ("receive_inner_destination", vxlan(bytes(inward(dst="10.5.2.9")))),
     ("receive_inner_destination", vxlan(bytes(inward(dst="8.8.8.8")))),
     ("receive_multicast", vxlan(bytes(inward(dst="224.0.0.5")))),
+    ("receive_multicast", vxlan(bytes(inward(dst="10.5.1.255")))),
     ("receive_multicast", vxlan(bytes(IPv6(src="fd05:2::9", dst="ff02::1") / UDP() / b"x"), b"\x86\xdd")),
     ("receive_ra", vxlan(bytes(IPv6(src="fd05:2::9", dst="fd05:1::9") / ICMPv6ND_RA()), b"\x86\xdd")),
     ("receive_ra", vxlan(bytes(IP(src="10.5.2.9", dst="10.5.1.9") / ICMP(type=5) / bytes(28)))),
@@ -227,6 +228,27 @@ def test_an_impossible_offload_request_is_dropped(edges: Edges, header: tuple[in
     edges.send_tun(bytes(outward()))
     edges.take_underlay()
     assert edges.dropped()["send_gso"] - before == 1
+
+
+@pytest.mark.parametrize(("proto", "size"), [("tcp", 7), ("udp", 1)])
+def test_a_super_packet_of_crumbs_is_dropped(edges: Edges, proto: str, size: int) -> None:
+    """The kernel makes none; a pod with a raw device could stop everybody else's traffic with them."""
+    layer = TCP(flags="A") if proto == "tcp" else UDP()
+    packet = bytes(IP(src="10.5.1.9", dst="10.5.2.9") / layer / Raw(bytes(5000)))
+    before = edges.dropped().get("send_gso", 0)
+    edges.send_tun(packet, (needs_csum, gso_tcp4 if proto == "tcp" else gso_udp, 40, size, 20, 16))
+    edges.send_tun(bytes(outward()))
+    assert edges.take_underlay()[0].endswith(bytes(outward()))
+    assert edges.dropped()["send_gso"] - before == 1
+
+
+def test_what_the_kernel_drops_at_the_socket_is_counted() -> None:
+    """Nobody reads the socket, so its buffer overflows; the kernel's count is ours."""
+    with Edges("vxlan") as made:
+        made.forwarder.stop()
+        for _ in range(2000):
+            made.send_underlay(vxlan(good))
+        assert 0 < made.dropped()["receive_socket"] < 2000
 
 
 combinations = [all_offloads, *[all_offloads - {name} for name in sorted(all_offloads)], frozenset()]

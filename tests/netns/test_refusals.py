@@ -200,12 +200,11 @@ def test_100000_random_datagrams_under_traffic(siege: Siege, who: str) -> None:
             reason: n for reason, n in moved(drops, drops_of(siege.target)).items() if reason.startswith("receive_")
         }
 
-    # What the socket's buffer could not hold while the machine was busy is counted by the kernel, not by us.
-    overflowed = int(siege.target.run("nstat", "-asz", "UdpRcvbufErrors").stdout.split()[-2])
-    wait_for(lambda: sum(ended().values()) >= sent - overflowed, 10, f"{sent} datagrams to be counted")
-    assert sum(ended().values()) <= sent
+    wait_for(lambda: sum(ended().values()) >= sent, 10, f"{sent} datagrams to be counted")
+    assert sum(ended().values()) == sent
     if who == "stranger":
-        assert set(ended()) == {"receive_unknown_sender"}
+        # On a busy machine the socket's buffer may overflow, which is counted too.
+        assert set(ended()) <= {"receive_unknown_sender", "receive_socket"}
     status = siege.target.status()
     assert status is not None
     assert status["ready"], status["problems"]

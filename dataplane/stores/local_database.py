@@ -209,7 +209,12 @@ def _prepare(connection: sqlite3.Connection, ttl: float, clock: LeaseClock) -> N
     # Hostile bytes in one row must not make all rows unreadable.
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     try:
-        _refuse_foreign(connection)  # before anything is written to it
+        # Before anything is written to it, and on one state of the file: another daemon may just be making it.
+        connection.execute("BEGIN")
+        try:
+            _refuse_foreign(connection)
+        finally:
+            connection.execute("ROLLBACK")
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("BEGIN IMMEDIATE")
@@ -232,7 +237,10 @@ def _prepare(connection: sqlite3.Connection, ttl: float, clock: LeaseClock) -> N
 
 
 def _refuse_foreign(connection: sqlite3.Connection) -> bool:
-    """Return whether the file is new and empty; raise `_Unusable` if it is neither that nor one of ours."""
+    """Return whether the file is new and empty; raise `_Unusable` if it is neither that nor one of ours.
+
+    Must run inside a transaction, as it looks three times.
+    """
     (application_id,) = connection.execute("PRAGMA application_id").fetchone()
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     (objects,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from dataplane.model import (
     RefusedLease,
     Snapshot,
 )
-from dataplane.stores import local_directory
+from dataplane.stores import local_database, local_directory
 from dataplane.stores.local import file_name
 
 
@@ -187,3 +189,27 @@ def test_network_file_systems_are_refused(
     local_directory.refuse_network_file_system(tmp_path)
     with pytest.raises(OSError):
         local_directory.refuse_network_file_system(tmp_path / "none")
+
+
+def test_a_database_that_another_daemon_is_just_making_is_no_strangers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody commits the whole schema between two of our looks, unless our transaction makes him wait."""
+    path = tmp_path / file_name
+    connect = sqlite3.connect
+
+    class Interrupted(sqlite3.Connection):
+        def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+            if sql == "PRAGMA user_version":
+                monkeypatch.setattr(sqlite3, "connect", connect)
+                other = connect(path, timeout=0, isolation_level=None)
+                with contextlib.suppress(sqlite3.OperationalError), other:
+                    other.execute("BEGIN IMMEDIATE")
+                    for statement in local_database._schema:
+                        other.execute(statement)
+                other.close()
+            return super().execute(sql, *parameters)
+
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Interrupted))
+    local_database.Database(path, 60.0, local_database.LeaseClock()).close()
+    assert sqlite3.connect is connect

@@ -4,6 +4,22 @@ The message of each names what was wrong, where, and what would be allowed; the 
 it stands. What must stay true: bad input is a `BadInput`, never a bare ValueError from somewhere below.
 """
 
+longest_shown = 400
+"""Characters of somebody else's text that a message may carry."""
+
+
+def printable(text: str) -> str:
+    """Return foreign text for a log or a terminal: one line without control characters, shortened in the middle.
+
+    What is short and printable stays as it is, so doing it twice changes nothing.
+    """
+    if len(text) > longest_shown:
+        text = f"{text[: longest_shown // 2]}...{text[-longest_shown // 4 :]}"
+    if text.isprintable():
+        return text
+    text = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+    return text if len(text) <= longest_shown else f"{text[: longest_shown - 3]}..."
+
 
 class DataplaneError(Exception):
     """Root of the tree: anything the command line reports in one line, without a traceback."""
@@ -23,12 +39,14 @@ class BadLease(BadInput):
     Args:
         key: how the store names the lease, e.g. "10.244.3.0-24".
         reason: what is wrong with it and what would be allowed.
+
+    Both may hold text from the store; here is where it is made fit for logs and terminals.
     """
 
     def __init__(self, key: str, reason: str) -> None:
-        super().__init__(f"lease {key}: {reason}")
-        self.key = key
-        self.reason = reason
+        self.key = printable(key)
+        self.reason = printable(reason)
+        super().__init__(f"lease {self.key}: {self.reason}")
 
 
 class StoreError(DataplaneError):

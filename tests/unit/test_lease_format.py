@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.errors import BadLease
+from dataplane.errors import BadLease, longest_shown, printable
 from dataplane.model import Lease, LeaseAttrs
 from dataplane.stores import lease_format
 
@@ -54,7 +54,7 @@ def test_key_is_the_models() -> None:
 def test_what_is_not_a_key(text: str) -> None:
     with pytest.raises(BadLease) as caught:
         lease_format.parse_key(text)
-    assert caught.value.key == text
+    assert caught.value.key == printable(text)
 
 
 _values = [
@@ -179,3 +179,11 @@ def test_any_key_gives_subnets_or_bad_lease(text: str) -> None:
     except BadLease:
         return
     assert lease_format.parse_key(lease_format.format_key(subnet, ipv6_subnet)) == (subnet, ipv6_subnet)
+
+
+@given(st.text(st.characters()) | st.text("\x1b\n", min_size=390, max_size=2000))
+def test_printable_text_is_one_short_line_and_stays_it(text: str) -> None:
+    shown = printable(text)
+    assert shown.isprintable() and len(shown) <= longest_shown
+    assert printable(shown) == shown
+    assert shown == text or not text.isprintable() or len(text) > longest_shown

@@ -19,7 +19,7 @@ from random import Random, SystemRandom
 from typing import TypeVar
 
 from dataplane import config
-from dataplane.errors import BadInput, BadLease, LeaseLost, OutOfSubnets, StoreError
+from dataplane.errors import BadInput, BadLease, LeaseLost, OutOfSubnets, StoreError, printable
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores import local_rows
 from dataplane.stores.choice import choose, compatible, overlaps
@@ -161,13 +161,14 @@ class LocalStore:
         with database.write() as connection:
             local_rows.expire(connection, self._clock.boot())
             row = connection.execute(
-                "SELECT node, expires FROM lease WHERE subnet IS ? AND ipv6_subnet IS ?", _columns(lease)
+                "SELECT node = ?, substr(node, 1, 128), expires FROM lease WHERE subnet IS ? AND ipv6_subnet IS ?",
+                (node, *_columns(lease)),
             ).fetchone()
             if row is None:
                 raise LeaseLost(f"lease {lease.key} is gone: it expired or was deleted")
-            holder, expires = row
-            if holder != node:
-                raise LeaseLost(f"lease {lease.key} is held by {holder}, not by {node}")
+            ours, holder, expires = row
+            if not ours:
+                raise LeaseLost(f"lease {lease.key} is held by {printable(holder)}, not by {node}")
             renewed = self._put(connection, node, replace(lease, expires=expires))
             local_rows.trim(connection, self._history)
         return renewed
@@ -222,16 +223,17 @@ def _node(attrs: LeaseAttrs) -> str:
 
 def _own(connection: sqlite3.Connection, node: str) -> Lease | None:
     """Return the node's lease; attributes that cannot be decoded do not matter, they are about to be replaced."""
-    row = connection.execute("SELECT subnet, ipv6_subnet, value, expires FROM lease WHERE node = ?", (node,)).fetchone()
+    row: local_rows.Row | None
+    row = connection.execute(f"SELECT {local_rows.columns} FROM lease WHERE node = ?", (node,)).fetchone()  # noqa: S608 (constants)
     if row is None:
         return None
-    subnet, ipv6_subnet, value, expires = row
+    subnet, ipv6_subnet, _, expires, _ = row
     try:
         ipv4, ipv6 = local_rows.decode_subnets(subnet, ipv6_subnet)
     except BadLease:
         return None
     try:
-        return local_rows.decode(subnet, ipv6_subnet, value, expires)
+        return local_rows.decode(row)
     except BadLease:
         return Lease(ipv4, ipv6, LeaseAttrs(), expires)
 

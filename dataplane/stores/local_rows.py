@@ -1,6 +1,8 @@
 """Rows of the embedded store and what they mean: leases, refused leases, expiry, changes since a revision.
 
-What must stay true: a row that cannot be decoded is named and set apart, never an exception for its neighbours.
+What must stay true: a row that cannot be decoded is named and set apart, never an exception for its neighbours, and
+its key is never that of a lease: whatever is told of it must not touch a good one. Anybody may write rows, so what
+is too long is cut by SQLite and never reaches Python.
 """
 
 from __future__ import annotations
@@ -11,9 +13,33 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 
 from dataplane.errors import BadLease
-from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, RefusedLease, Snapshot, WatchEvent
+from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, RefusedLease, Snapshot, WatchEvent
 from dataplane.stores.choice import Span, span
 from dataplane.stores.lease_format import decode_value
+
+longest_value_bytes = 65536
+longest_subnet_bytes = 128
+
+
+def _bytes_of(column: str) -> str:
+    # length() of text ends at the first NUL.
+    return f"length(CAST({column} AS BLOB))"
+
+
+def _short(column: str) -> str:
+    text = f"substr({column}, 1, 32) || '... (' || {_bytes_of(column)} || ' bytes)'"
+    return f"CASE WHEN {_bytes_of(column)} > {longest_subnet_bytes} THEN {text} ELSE {column} END"
+
+
+columns = (
+    f"{_short('subnet')}, {_short('ipv6_subnet')}, "
+    f"CASE WHEN {_bytes_of('value')} > {longest_value_bytes} THEN '' ELSE value END, "
+    f"expires, coalesce({_bytes_of('value')}, 0)"
+)
+"""What to select for a `Row`; a subnet that was cut is no subnet any more."""
+
+Row = tuple[str | None, str | None, str, float | None, int]
+"""Subnet, IPv6 subnet, value, expiry, bytes of the value (which is empty when they are too many)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,26 +51,35 @@ class Changes:
 
 
 def key_of(subnet: str | None, ipv6_subnet: str | None) -> str:
-    """Return the lease's key from the two columns, whatever they hold."""
-    return "&".join(text.replace("/", "-") for text in (subnet, ipv6_subnet) if text is not None)
+    """Return the lease's key from the two columns, or a quoted text, which is no lease's key, if they are no subnets."""
+    try:
+        ipv4, ipv6 = decode_subnets(subnet, ipv6_subnet)
+    except BadLease as error:
+        return error.key
+    return Lease(ipv4, ipv6, LeaseAttrs()).key
 
 
-def decode(subnet: str | None, ipv6_subnet: str | None, value: str, expires: float | None) -> Lease:
+def decode(row: Row) -> Lease:
     """Return the row as a lease; raises `BadLease`."""
+    subnet, ipv6_subnet, value, expires, size = row
     ipv4, ipv6 = decode_subnets(subnet, ipv6_subnet)
-    return Lease(ipv4, ipv6, decode_value(key_of(subnet, ipv6_subnet), value), expires)
+    key = Lease(ipv4, ipv6, LeaseAttrs()).key
+    if size > longest_value_bytes:
+        raise BadLease(key, f"its value has {size} bytes; allowed are up to {longest_value_bytes}")
+    return Lease(ipv4, ipv6, decode_value(key, value), expires)
 
 
 def decode_subnets(subnet: str | None, ipv6_subnet: str | None) -> tuple[IPv4Network | None, IPv6Network | None]:
-    """Return the two columns as networks; raises `BadLease`, also for a second spelling, which has another key."""
+    """Return the two columns as networks; raises `BadLease`, also for a second spelling of a network."""
+    quoted = "&".join("" if text is None else repr(text) for text in (subnet, ipv6_subnet)).rstrip("&")
     try:
         ipv4 = None if subnet is None else IPv4Network(subnet)
         ipv6 = None if ipv6_subnet is None else IPv6Network(ipv6_subnet)
     except ValueError as error:
-        raise BadLease(key_of(subnet, ipv6_subnet), f"{error}; allowed is such as 10.1.2.0/24") from None
+        raise BadLease(quoted, f"{error}; allowed is such as 10.1.2.0/24") from None
     for text, network in ((subnet, ipv4), (ipv6_subnet, ipv6)):
         if text is not None and text != str(network):
-            raise BadLease(key_of(subnet, ipv6_subnet), f"{text} is not the plain spelling {network}")
+            raise BadLease(quoted, f"{text} is not the plain spelling {network}")
     return ipv4, ipv6
 
 
@@ -66,13 +101,16 @@ def trim(connection: sqlite3.Connection, history: int) -> None:
 
 def taken(connection: sqlite3.Connection, node: str) -> list[Span]:
     """Return the IPv4 spans of all leases but this node's own; a subnet that is none takes no room."""
-    rows = connection.execute("SELECT subnet FROM lease WHERE subnet IS NOT NULL AND node != ?", (node,))
+    rows = connection.execute(f"SELECT {_short('subnet')} FROM lease WHERE subnet IS NOT NULL AND node != ?", (node,))  # noqa: S608 (constants)
     return list(_spans(IPv4Network, rows))
 
 
 def ipv6_taken(connection: sqlite3.Connection, node: str) -> list[Span]:
     """Return the same for IPv6."""
-    rows = connection.execute("SELECT ipv6_subnet FROM lease WHERE ipv6_subnet IS NOT NULL AND node != ?", (node,))
+    rows = connection.execute(
+        f"SELECT {_short('ipv6_subnet')} FROM lease WHERE ipv6_subnet IS NOT NULL AND node != ?",
+        (node,),  # noqa: S608 (constants)
+    )
     return list(_spans(IPv6Network, rows))
 
 
@@ -96,28 +134,29 @@ def changes(connection: sqlite3.Connection, since: int | None) -> Changes:
     if since == newest:
         return Changes([], newest)
     rows = connection.execute(
-        "SELECT revision, subnet, ipv6_subnet, value, expires FROM event WHERE revision > ? ORDER BY revision", (since,)
+        f"SELECT revision, value IS NULL, {columns} FROM event WHERE revision > ? ORDER BY revision",
+        (since,),  # noqa: S608 (constants)
     ).fetchall()
     if rows[0][0] != since + 1:
         return Changes([snapshot(connection)], newest)
-    return Changes([_event(*row[1:]) for row in rows], newest)
+    return Changes([_event(row[1], row[2:]) for row in rows], newest)
 
 
 def snapshot(connection: sqlite3.Connection) -> Snapshot:
     """Return all leases; those that cannot be decoded are set apart."""
     leases, refused = [], []
-    for row in connection.execute("SELECT subnet, ipv6_subnet, value, expires FROM lease").fetchall():
+    for row in connection.execute(f"SELECT {columns} FROM lease").fetchall():  # noqa: S608 (constants)
         try:
-            leases.append(decode(*row))
+            leases.append(decode(row))
         except BadLease as error:
             refused.append(RefusedLease(error.key, error.reason))
     return Snapshot(tuple(leases), tuple(refused))
 
 
-def _event(subnet: str | None, ipv6_subnet: str | None, value: str | None, expires: float | None) -> WatchEvent:
-    if value is None:
-        return LeaseGone(key_of(subnet, ipv6_subnet))
+def _event(gone: bool, row: Row) -> WatchEvent:
+    if gone:
+        return LeaseGone(key_of(*row[:2]))
     try:
-        return LeasePut(decode(subnet, ipv6_subnet, value, expires))
+        return LeasePut(decode(row))
     except BadLease as error:
         return LeaseRefused(RefusedLease(error.key, error.reason))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import sqlite3
 from pathlib import Path
@@ -14,6 +15,7 @@ from local_store_machine import Machine, node, previous, run, watching
 
 from dataplane.errors import LeaseLost, StoreError
 from dataplane.model import (
+    LeaseGone,
     LeasePut,
     LeaseRefused,
     RefusedLease,
@@ -38,7 +40,7 @@ def test_a_row_that_cannot_be_decoded_is_refused_alone(tmp_path: Path) -> None:
                 sql.execute(insert, ("10.3.3.0", "b", "{}"))
                 sql.execute(insert, ("here; rm -rf", "c", "{}"))
                 sql.execute("INSERT INTO lease (subnet, node, value) VALUES ('10.3.4.0/24', 'd', CAST(x'ff' AS TEXT))")
-                for key in ("10.3.3.0", "here; rm -rf", "10.3.4.0-24"):
+                for key in ("'10.3.3.0'", "'here; rm -rf'", "10.3.4.0-24"):
                     event = await following()
                     assert isinstance(event, LeaseRefused) and event.refused.key == key
         async with watching(store) as following:
@@ -46,8 +48,8 @@ def test_a_row_that_cannot_be_decoded_is_refused_alone(tmp_path: Path) -> None:
             assert isinstance(snapshot, Snapshot) and snapshot.leases == (good,)
             assert {refused.key for refused in snapshot.refused} == {
                 "10.3.2.0-24",
-                "10.3.3.0",
-                "here; rm -rf",
+                "'10.3.3.0'",
+                "'here; rm -rf'",
                 "10.3.4.0-24",
             }
             assert all(isinstance(refused, RefusedLease) and refused.reason for refused in snapshot.refused)
@@ -57,6 +59,88 @@ def test_a_row_that_cannot_be_decoded_is_refused_alone(tmp_path: Path) -> None:
             healed = await store.acquire(node(9), None)
             assert healed.key == "10.3.2.0-24"
             assert await following() == LeasePut(healed)
+
+    run(tmp_path, test)
+
+
+insert = "INSERT INTO lease (subnet, ipv6_subnet, node, value) VALUES (?, ?, ?, ?)"
+
+
+@pytest.mark.parametrize(
+    ("subnet", "ipv6_subnet"),
+    [
+        ("10.3.1.0-24", None),
+        ("10.3.1.0/24 ", None),
+        ("10.3.1.0/24\0", None),
+        ("010.3.1.0/24", None),
+        (None, "10.3.1.0/24"),
+        (None, "10.3.1.0-24"),
+        ("10.3.1.0/24\0" + "x" * 1000, None),
+    ],
+)
+def test_a_row_that_is_no_lease_never_has_the_key_of_one(
+    tmp_path: Path, subnet: str | None, ipv6_subnet: str | None
+) -> None:
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        good = await store.acquire(node(1), previous("10.3.1.0/24"))
+        assert good.key == "10.3.1.0-24"
+        async with watching(store) as following:
+            await following()
+            with machine.sql() as sql:
+                sql.execute(insert, (subnet, ipv6_subnet, "alias", "{}"))
+                refused = await following()
+                assert isinstance(refused, LeaseRefused) and refused.refused.key != good.key
+                sql.execute("DELETE FROM lease WHERE node = 'alias'")
+                assert await following() == LeaseGone(refused.refused.key)
+
+    run(tmp_path, test)
+
+
+def test_a_value_that_is_too_long_is_refused_and_never_loaded(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        good = await store.acquire(node(1), previous("10.3.1.0/24"))
+        padded = '{"PublicIP":"192.0.2.9","PublicIPv6":null,"x":"%s"}'
+        largest = padded % ("x" * (65536 - len(padded) + 2))
+        assert len(largest) == 65536
+        async with watching(store) as following:
+            await following()
+            with machine.sql() as sql:
+                sql.execute(insert, ("10.3.2.0/24", None, "192.0.2.9", largest))
+                assert isinstance(await following(), LeasePut)
+                sql.execute("UPDATE lease SET value = value || ' ' WHERE node = '192.0.2.9'")
+                event = await following()
+                assert isinstance(event, LeaseRefused) and event.refused.key == "10.3.2.0-24"
+                assert "65537 bytes" in event.refused.reason and "65536" in event.refused.reason
+                sql.execute(insert, ("1" * 10_000_000, None, "long", "{}"))
+                event = await following()
+                assert isinstance(event, LeaseRefused)
+                assert "10000000 bytes" in event.refused.key and len(event.refused.key) < 100
+        async with watching(store) as following:
+            snapshot = await following()
+            assert isinstance(snapshot, Snapshot) and snapshot.leases == (good,) and len(snapshot.refused) == 2
+        healed = await store.acquire(node(9), None)
+        assert healed.key == "10.3.2.0-24"
+
+    run(tmp_path, test)
+
+
+def test_what_a_row_says_cannot_reach_a_terminal_as_it_is(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        await store.acquire(node(1), None)
+        hostile = "\x1b[2Jready\n2026 ERROR x\u202e\r"
+        with machine.sql() as sql:
+            sql.execute(insert, (hostile, None, "a", "{}"))
+            sql.execute(insert, ("10.3.9.0/24", None, "b", json.dumps({"PublicIP": hostile})))
+            sql.execute(insert, ("10.3.8.0/24" + hostile, None, "c", "{}"))
+        async with watching(store) as following:
+            snapshot = await following()
+        assert isinstance(snapshot, Snapshot) and len(snapshot.refused) == 3
+        for refused in snapshot.refused:
+            assert refused.key.isprintable() and refused.reason.isprintable()
+            assert len(refused.key) <= 400 and len(refused.reason) <= 400
 
     run(tmp_path, test)
 

@@ -108,8 +108,8 @@ def taken(connection: sqlite3.Connection, node: str) -> list[Span]:
 def ipv6_taken(connection: sqlite3.Connection, node: str) -> list[Span]:
     """Return the same for IPv6."""
     rows = connection.execute(
-        f"SELECT {_short('ipv6_subnet')} FROM lease WHERE ipv6_subnet IS NOT NULL AND node != ?",
-        (node,),  # noqa: S608 (constants)
+        f"SELECT {_short('ipv6_subnet')} FROM lease WHERE ipv6_subnet IS NOT NULL AND node != ?",  # noqa: S608 (constants)
+        (node,),
     )
     return list(_spans(IPv6Network, rows))
 
@@ -134,8 +134,8 @@ def changes(connection: sqlite3.Connection, since: int | None) -> Changes:
     if since == newest:
         return Changes([], newest)
     rows = connection.execute(
-        f"SELECT revision, value IS NULL, {columns} FROM event WHERE revision > ? ORDER BY revision",
-        (since,),  # noqa: S608 (constants)
+        f"SELECT revision, value IS NULL, {columns} FROM event WHERE revision > ? ORDER BY revision",  # noqa: S608 (constants)
+        (since,),
     ).fetchall()
     if rows[0][0] != since + 1:
         return Changes([snapshot(connection)], newest)

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 retry_s = 15.0
 doubt_retry_s = 1.0  # while the lease may be somebody else's, and we forward for it
+# Between two renewals, whatever asks for them: each one is an event, which could raise the next doubt.
+shortest_rest_s = 1.0
 # The wall clock may be set while we sleep; looking at it this often bounds the damage.
 longest_sleep_s = 30.0
 
@@ -79,9 +81,10 @@ class Renewer:
         self._renewed = renewed
         self._failed = failed
         self._doubted = asyncio.Event()
+        self._never = asyncio.Event()
 
     def doubt(self) -> None:
-        """Ask for a renewal at once: the watch showed our lease gone or in other hands."""
+        """Ask for a renewal now, or a second after the last one: the watch showed our lease gone or in other hands."""
         self._doubted.set()
 
     async def run(self) -> None:
@@ -110,6 +113,7 @@ class Renewer:
                 self._renewed(self.lease)
                 log.info("renewed lease %s", self.lease.key)
                 due = self._due()
+            await self._clock.wait(self._never, shortest_rest_s)
 
     def _due(self) -> float | None:
         """When to renew next; None for a reservation, which has no end."""

@@ -99,3 +99,16 @@ def test_reservation_is_never_renewed_by_itself() -> None:
         assert node.store.renewals == []
 
     go(scenario())
+
+
+def test_doubt_that_never_ends_renews_once_a_second_at_most() -> None:
+    async def scenario() -> None:
+        node = Node()
+        node.store.answer = [replace(own, expires=start_s + 90_000)] * 20
+        node.store.clock = node.clock
+        keeper = Renewer(node.store, own, 3600, node.clock, lambda _: keeper.doubt(), lambda _: None)
+        keeper.doubt()
+        await run_until(lambda: len(node.store.renewals) >= 10, keeper.run())
+        assert node.store.renewals[9] - start_s >= 9
+
+    go(scenario())

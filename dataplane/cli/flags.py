@@ -15,9 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dataplane.control.options import Options
+
+Address = TypeVar("Address", IPv4Address, IPv6Address)
 
 true_words = ("1", "t", "T", "true", "TRUE", "True")
 false_words = ("0", "f", "F", "false", "FALSE", "False")
@@ -44,11 +46,30 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
 
 
 def _ipv4(text: str) -> IPv4Address | None:
-    return IPv4Address(text) if text else None
+    return _of_a_node(IPv4Address(text)) if text else None
 
 
 def _ipv6(text: str) -> IPv6Address | None:
-    return IPv6Address(text) if text else None
+    return _of_a_node(IPv6Address(text)) if text else None
+
+
+def _of_a_node(ip: Address) -> Address:
+    """Refuse what peers would refuse (`backends.base.peer_next_hop`): our lease would be of no use."""
+    mapped = isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None
+    broadcast = ip == IPv4Address("255.255.255.255")
+    if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:
+        raise ValueError(f"{ip} is no address at which other nodes reach this one; allowed is a unicast address")
+    return ip
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("a value is needed")
+    return text
+
+
+def _path(text: str) -> Path:
+    return Path(_text(text))
 
 
 def _any_ip(text: str) -> str:
@@ -57,7 +78,7 @@ def _any_ip(text: str) -> str:
 
 def _regex(text: str) -> str:
     try:
-        re.compile(text)
+        re.compile(_text(text))
     except re.error as error:
         raise ValueError(f"{text!r} is no regular expression: {error}") from None
     return text
@@ -94,18 +115,18 @@ no_kube = "it has no effect without the Kubernetes store, which this release doe
 no_klog = "messages cannot be chosen by source file here; -v=1 shows them all"
 
 flags = (
-    Flag("iface", str, (), "external interface, by name or address; may be repeated, tried in order", many=True),
+    Flag("iface", _text, (), "external interface, by name or address; may be repeated, tried in order", many=True),
     Flag("iface-regex", _regex, (), "the same by regular expression, tried after every --iface", many=True),
     Flag("iface-can-reach", str, "", "the interface by which the host reaches this address, tried last"),
     Flag("public-ip", _ipv4, None, "address at which the other nodes reach this one"),
     Flag("public-ipv6", _ipv6, None, "the same for IPv6"),
-    Flag("subnet-file", Path, Path("/run/flannel/subnet.env"), "where the subnet of this node is written for CNI"),
-    Flag("net-config-path", Path, Path("/etc/kube-flannel/net-conf.json"), "network configuration"),
+    Flag("subnet-file", _path, Path("/run/flannel/subnet.env"), "where the subnet of this node is written for CNI"),
+    Flag("net-config-path", _path, Path("/etc/kube-flannel/net-conf.json"), "network configuration"),
     Flag("subnet-lease-renew-margin", _integer(1, 1439), 60, "minutes before expiry at which the lease is renewed"),
     Flag("healthz-ip", _any_ip, "0.0.0.0", "address of /healthz, /readyz and /metrics"),
     Flag("healthz-port", _integer(0, 65535), 0, "port of the same; 0 switches them off"),
-    Flag("lease-dir", Path, Path("/var/lib/dataplane"), "directory of the embedded lease store"),
-    Flag("run-dir", Path, Path("/run/dataplane"), "directory of the status socket and the pid file"),
+    Flag("lease-dir", _path, Path("/var/lib/dataplane"), "directory of the embedded lease store"),
+    Flag("run-dir", _path, Path("/run/dataplane"), "directory of the status socket and the pid file"),
     Flag("datapath", _one_of("auto", "kernel", "userspace"), "auto", "who carries vxlan packets: auto or userspace"),
     Flag("workers", _integer(1, max_queues), None, "TUN queues, each with a thread of its own"),
     Flag("spin-us", _integer(0, 1000), 50, "microseconds that an idle worker looks for packets before it sleeps"),
@@ -167,8 +188,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
             action="append" if flag.many else "store",
             default=argparse.SUPPRESS,
             metavar="BOOL" if flag.read is _boolean else "VALUE",
-            help=flag.help.replace("%", "%%"),
+            help=_help(flag).replace("%", "%%"),
         )
+
+
+def _help(flag: Flag) -> str:
+    if flag.name == "workers":
+        return f"{flag.help} (default: half of the CPUs, 1 to 4; here {default_workers()})"
+    if flag.name == "version" or flag.default in (None, (), ""):
+        return flag.help
+    default = str(flag.default).lower() if flag.read is _boolean else flag.default
+    return f"{flag.help} (default: {default})"
 
 
 def _reader(flag: Flag) -> Callable[[str], Any]:

@@ -118,6 +118,20 @@ def test_bad_environment_is_named_and_not_used() -> None:
         ["--healthz-port=70000"],
         ["--healthz-port=x"],
         ["--public-ip=fd00::1"],
+        ["--public-ip=0.0.0.0"],
+        ["--public-ip=127.0.0.1"],
+        ["--public-ip=224.0.0.1"],
+        ["--public-ip=255.255.255.255"],
+        ["--public-ipv6=::"],
+        ["--public-ipv6=::1"],
+        ["--public-ipv6=ff02::1"],
+        ["--public-ipv6=::ffff:192.0.2.1"],
+        ["--run-dir="],
+        ["--lease-dir="],
+        ["--subnet-file="],
+        ["--net-config-path="],
+        ["--iface="],
+        ["--iface-regex="],
         ["--subnet-lease-renew-margin=0"],
         ["--subnet-lease-renew-margin=1440"],
         ["--iface-regex=("],
@@ -132,6 +146,18 @@ def test_bad_environment_is_named_and_not_used() -> None:
 )
 def test_wrong_usage_exits_2_and_says_so_on_stderr(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: " in refused(capsys, *words)
+
+
+def test_empty_public_address_is_none() -> None:
+    assert read("--public-ip=", "--public-ipv6=") == read()
+
+
+def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        read("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    for default in ("/run/flannel/subnet.env", "60", "50", "/run/dataplane", "auto", "false", "half of the CPUs"):
+        assert f"(default: {default}" in text
 
 
 @pytest.mark.parametrize(

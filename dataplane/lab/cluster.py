@@ -54,14 +54,22 @@ class Lab:
         conf: the network configuration, see `net_conf`.
         mtu: of the underlay, bytes.
         options: more flags for every daemon.
+        underlay: what joins the nodes; None: the usual bridge. Closed with the lab.
     """
 
-    def __init__(self, conf: Mapping[str, Any], *, mtu: int = 1500, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        conf: Mapping[str, Any],
+        *,
+        mtu: int = 1500,
+        options: tuple[str, ...] = (),
+        underlay: Underlay | None = None,
+    ) -> None:
         self.conf = conf
         self.nodes: list[Node] = []
         self.mtu = mtu
         self._options = options
-        self.underlay = Underlay()
+        self.underlay = underlay or Underlay()
         self.directory = Path(tempfile.mkdtemp(prefix="dataplane-", dir="/run"))
         self.lease_dir = self.directory / "leases"
         self.net_conf_path = self.directory / "net-conf.json"

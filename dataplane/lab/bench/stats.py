@@ -1,0 +1,88 @@
+"""Statistics of few samples: medians, spreads, ratios to the anchor in the same rounds, and whether two sets differ.
+
+Five samples say little, so nothing here assumes a distribution. What must stay true: a ratio is only ever taken
+between samples of one run and one underlay; `difference` claims one only where chance would rarely show it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from math import comb
+from statistics import median
+
+from dataplane.lab.bench.metrics import Sample, anchor
+
+Cell = tuple[str, str, str]  # underlay, contestant, metric
+
+significance = 0.05
+resamples = 4000
+_exact_limit = 200_000
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Some samples' median, least and greatest, how many there are, and the median's ratio to the anchor's median."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+    ratio: float | None
+
+
+def group(samples: Iterable[Sample]) -> dict[Cell, list[float]]:
+    """Return the values by underlay, contestant and metric, in order of the rounds."""
+    found: dict[Cell, list[tuple[int, float]]] = defaultdict(list)
+    for sample in samples:
+        found[sample.underlay, sample.contestant, sample.metric].append((sample.round, sample.value))
+    return {cell: [value for _, value in sorted(rows)] for cell, rows in found.items()}
+
+
+def summarise(samples: Iterable[Sample]) -> dict[Cell, Summary]:
+    """Return a summary of every cell; `ratio` is None where the anchor has no value, or 0."""
+    values = group(samples)
+    medians = {cell: median(rows) for cell, rows in values.items()}
+    summaries = {}
+    for (underlay, contestant, metric), rows in values.items():
+        middle, base = medians[underlay, contestant, metric], medians.get((underlay, anchor, metric))
+        summaries[underlay, contestant, metric] = Summary(
+            middle, min(rows), max(rows), len(rows), middle / base if base else None
+        )
+    return summaries
+
+
+def rank_p(old: Sequence[float], new: Sequence[float]) -> float:
+    """Return the two-sided p value of the Wilcoxon rank-sum test: how often chance alone ranks them this far apart.
+
+    Exact over all ways to deal the ranks out (ties share their mean rank); where there are too many ways, over a
+    seeded sample of them.
+    """
+    ranks = _ranks([*old, *new])
+    size, total = len(old), len(ranks)
+    expected = size * (total + 1) / 2
+    seen = abs(sum(ranks[:size]) - expected) - 1e-9
+    if comb(total, size) <= _exact_limit:
+        sums = [abs(sum(chosen) - expected) for chosen in combinations(ranks, size)]
+        return sum(value >= seen for value in sums) / len(sums)
+    dice = random.Random(1)
+    far = sum(abs(sum(dice.sample(ranks, size)) - expected) >= seen for _ in range(resamples))
+    return (far + 1) / (resamples + 1)
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    order = sorted(values)
+    return [order.index(value) + (order.count(value) + 1) / 2 for value in values]
+
+
+def ratio_interval(old: Sequence[float], new: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % bootstrap interval of median(new) / median(old); seeded, so the same samples give the same."""
+    dice = random.Random(1)
+    ratios = sorted(
+        median(dice.choices(new, k=len(new))) / median(dice.choices(old, k=len(old))) for _ in range(resamples)
+    )
+    edge = round(resamples * significance / 2)
+    return ratios[edge], ratios[-1 - edge]

@@ -1,0 +1,112 @@
+"""The run: on each underlay, rounds in which every contestant does every workload, in a new random order each time.
+
+What must stay true: all that is compared was measured in the same rounds; what fails is told and left out, never
+filled in; leaving ends every process and removes every device.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+from dataplane.errors import DataplaneError
+from dataplane.lab.bench.contestants import Contestant
+from dataplane.lab.bench.metrics import Sample
+from dataplane.lab.bench.quiet import Quiet
+from dataplane.lab.bench.tools import Tools
+from dataplane.lab.bench.underlays import kinds
+from dataplane.lab.bench.workloads import Bench, Workload
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be measured: names out of `metrics.underlays`, `metrics.contestants` and `workloads.workloads`.
+
+    Attributes:
+        seed: of the random order.
+        patience_s: how long a run waits at most, all in all, for others to leave the processors.
+    """
+
+    underlays: Sequence[str]
+    contestants: Sequence[str]
+    workloads: Sequence[Workload]
+    rounds: int
+    tcp_seconds: int
+    udp_seconds: float
+    rtt_seconds: float
+    seed: int
+    patience_s: float
+
+
+class Suite:
+    """One run of a plan; `samples` and `failures` fill up as it goes."""
+
+    def __init__(self, plan: Plan, tools: Tools | None, say: Say) -> None:
+        self.plan = plan
+        self.samples: list[Sample] = []
+        self.failures: list[str] = []
+        self._dice = random.Random(plan.seed)
+        self._say = say
+        allowed = sorted(os.sched_getaffinity(0))
+        self._all_cpus = set(allowed)
+        self._bench = Bench(tools, (allowed[0], allowed[-1]), plan.tcp_seconds, plan.udp_seconds, plan.rtt_seconds)
+        self._quiet = Quiet(plan.patience_s)
+
+    def run(self) -> None:
+        """Measure everything; a failure of one contestant does not keep the others from going on."""
+        for underlay in self.plan.underlays:
+            with ExitStack() as stack:
+                self._say(f"underlay {underlay}: setting up {', '.join(self.plan.contestants)}")
+                standing = self._set_up(underlay, stack)
+                for number in range(1, self.plan.rounds + 1):
+                    self._round(underlay, number, standing)
+                for contestant in standing:
+                    drops = contestant.drops()
+                    if drops:
+                        told = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
+                        self._say(f"{underlay}: {contestant.name} dropped {told}")
+
+    def _set_up(self, underlay: str, stack: ExitStack) -> list[Contestant]:
+        standing = []
+        for name in self.plan.contestants:
+            try:
+                contestant = Contestant(name, kinds[underlay](), self._bench.tools)
+            except DataplaneError as error:
+                self._fail(f"{underlay}: {name} did not come up: {error}")
+                continue
+            stack.callback(contestant.close)
+            standing.append(contestant)
+        return standing
+
+    def _round(self, underlay: str, number: int, standing: list[Contestant]) -> None:
+        for workload in self.plan.workloads:
+            order = self._dice.sample(standing, len(standing))
+            shown = []
+            for contestant in order:
+                values = self._measure(underlay, number, contestant, workload)
+                if values:
+                    shown.append(f"{contestant.name} {next(iter(values.values())):.4g}")
+            self._say(f"{underlay} round {number}/{self.plan.rounds} {workload.key}: {', '.join(shown)}")
+
+    def _measure(self, underlay: str, number: int, contestant: Contestant, workload: Workload) -> dict[str, float]:
+        one, other = self._bench.cpus
+        try:
+            contestant.place(({one}, {other}) if workload.pinned else (self._all_cpus, self._all_cpus))
+            values, quiet = self._quiet.measure(partial(workload.run, self._bench, underlay, contestant))
+        except DataplaneError as error:
+            self._fail(f"{underlay} round {number}: {workload.key} over {contestant.name}: {error}")
+            return {}
+        self.samples += [
+            Sample(underlay, contestant.name, key, number, value, not quiet) for key, value in values.items()
+        ]
+        return values
+
+    def _fail(self, text: str) -> None:
+        self.failures.append(text)
+        self._say(f"FAILED: {text}")

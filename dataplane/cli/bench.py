@@ -1,0 +1,205 @@
+"""`dataplane bench`: measures every datapath beside the kernel's in one interleaved run, or compares two results.
+
+Exit code 0 if everything could be measured, whatever the figures are; 1 if something could not. With --compare: 0
+unless something is shown to be worse, then 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataplane.lab.bench.suite import Plan
+    from dataplane.lab.bench.tools import Tools
+
+_quick_contestants = ("kernel", "dataplane", "plain")
+_quick_workloads = ("tcp1", "tcp4", "udp64", "rtt")
+_quick_underlays = ("segmenting",)
+_default_rounds = 5
+_quick_rounds = 2
+_report_name = "report.html"
+
+
+def add_parser(subparsers: Any) -> None:
+    """Set up the parser of `dataplane bench`."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="throughput, packet rate, latency and CPU cost beside the kernel's",
+        description="Measure our data planes, the kernel's vxlan, plain routes and a one-packet-per-syscall forwarder, "
+        "interleaved in one run, in private namespaces. Medians, spread, ratios; JSON; a report page with plots.",
+    )
+    parser.add_argument("--quick", action="store_true", help="under a minute: fewer underlays, contestants and rounds")
+    parser.add_argument(
+        "--json", metavar="FILE", help="write machine, commit, options and every sample to FILE (-: stdout)"
+    )
+    parser.add_argument("--output", metavar="DIR", help=f"write results.json and {_report_name} to DIR")
+    parser.add_argument(
+        "--rounds", type=_rounds, metavar="N", help=f"rounds (default: {_default_rounds}, with --quick {_quick_rounds})"
+    )
+    parser.add_argument(
+        "--underlay", action="append", metavar="NAME", help="offloads, segmenting or wire; may be repeated"
+    )
+    parser.add_argument(
+        "--only", action="append", metavar="NAME", help="a contestant (kernel, bare, …) or a workload (tcp1, udp64, …)"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random order (default: 1)")
+    parser.add_argument(
+        "--compare", nargs=2, metavar=("OLD", "NEW"), help="compare two JSON results instead of measuring"
+    )
+    parser.set_defaults(error=parser.error)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the benchmarks or the comparison; raises `HostError` where no lab can be made."""
+    plan = _plan(args)
+    from dataplane.lab import enclosure
+
+    enclosure.ensure()
+    return _Run(args, plan).run()
+
+
+class _Run:
+    """One run: what was asked, and where its words go."""
+
+    def __init__(self, args: argparse.Namespace, plan: Plan) -> None:
+        self._args = args
+        self._plan = plan
+        self._out = sys.stderr if args.json == "-" else sys.stdout
+        self._start = time.monotonic()
+
+    def run(self) -> int:
+        from dataplane.lab.bench import document
+        from dataplane.lab.bench.suite import Suite
+        from dataplane.lab.node import check_tun
+
+        check_tun()
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        self._introduce()
+        suite = Suite(self._plan, self._tools(), self._say)
+        try:
+            suite.run()
+        except KeyboardInterrupt:
+            self._say("interrupted; everything is being removed")
+            if not suite.samples:
+                return 130
+        found = document.compose(
+            suite.samples, suite.failures, self._options(), started, time.monotonic() - self._start
+        )
+        self._show(suite)
+        self._write(found)
+        for failure in suite.failures:
+            print(f"FAILED: {failure}", file=sys.stderr)
+        return 1 if suite.failures else 0
+
+    def _tools(self) -> Tools | None:
+        from dataplane.lab.bench import tools
+
+        try:
+            return tools.build()
+        except tools.ToolsMissing as error:
+            self._say(f"without UDP, round trips and the plain forwarder: {error}")
+            return None
+
+    def _introduce(self) -> None:
+        plan = self._plan
+        print(
+            "Two nodes and a pod on each, for every contestant, in a private enclosure; the host's network is not touched.\n"
+            "TCP is pinned (node 1 with its pod on one processor, node 2 on another), UDP and round trips are not.\n"
+            f"{'Quick: these figures are indications. ' if self._args.quick else ''}"
+            f"Rounds: {plan.rounds}. Underlays: {', '.join(plan.underlays)}. "
+            f"Contestants: {', '.join(plan.contestants)}.\n",
+            file=self._out,
+            flush=True,
+        )
+
+    def _say(self, text: str) -> None:
+        print(f"{time.monotonic() - self._start:6.1f} s  {text}", file=self._out, flush=True)
+
+    def _options(self) -> dict[str, Any]:
+        plan = self._plan
+        return {
+            "quick": self._args.quick,
+            "rounds": plan.rounds,
+            "underlays": list(plan.underlays),
+            "contestants": list(plan.contestants),
+            "workloads": [workload.key for workload in plan.workloads],
+            "pinned": [workload.key for workload in plan.workloads if workload.pinned],
+            "tcp_seconds": plan.tcp_seconds,
+            "udp_seconds": plan.udp_seconds,
+            "rtt_seconds": plan.rtt_seconds,
+            "seed": plan.seed,
+        }
+
+    def _show(self, suite: Any) -> None:
+        from rich.console import Console
+
+        from dataplane.lab.bench.stats import summarise
+        from dataplane.lab.bench.tables import show
+        from dataplane.lab.bench.targets import judge
+
+        summaries = summarise(suite.samples)
+        wide = None if self._out.isatty() else 180
+        show(Console(file=self._out, width=wide), summaries, judge(summaries))
+        disturbed = sum(sample.disturbed for sample in suite.samples)
+        if disturbed:
+            print(
+                f"{disturbed} of {len(suite.samples)} samples were taken while others used the processors: "
+                "they are in the figures, and marked in the JSON",
+                file=self._out,
+            )
+
+    def _write(self, found: dict[str, Any]) -> None:
+        text = json.dumps(found, indent=1) + "\n"
+        if self._args.json == "-":
+            print(text, end="")
+        elif self._args.json:
+            Path(self._args.json).write_text(text)
+        if self._args.output:
+            directory = Path(self._args.output)
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / "results.json").write_text(text)
+            self._say(f"results are in {directory / 'results.json'}")
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    """Turn the words into a plan; wrong names end in the parser's error."""
+    from dataplane.lab.bench.metrics import contestants, underlays
+    from dataplane.lab.bench.suite import Plan
+    from dataplane.lab.bench.workloads import workloads
+
+    only = args.only or []
+    _check(args, "--underlay", args.underlay or [], list(underlays))
+    _check(args, "--only", only, [*contestants, *workloads])
+    who = [name for name in contestants if name in only] or list(_quick_contestants if args.quick else contestants)
+    what = [key for key in workloads if key in only] or list(_quick_workloads if args.quick else workloads)
+    where = list(dict.fromkeys(args.underlay or (_quick_underlays if args.quick else underlays)))
+    return Plan(
+        where,
+        who,
+        [workloads[key] for key in what],
+        args.rounds or (_quick_rounds if args.quick else _default_rounds),
+        tcp_seconds=1,
+        udp_seconds=0.3,
+        rtt_seconds=0.4,
+        seed=args.seed,
+        patience_s=5 if args.quick else 180,
+    )
+
+
+def _check(args: argparse.Namespace, flag: str, given: list[str], allowed: list[str]) -> None:
+    for name in given:
+        if name not in allowed:
+            args.error(f"{flag} {name!r}: allowed are {', '.join(allowed)}")
+
+
+def _rounds(text: str) -> int:
+    value = int(text) if text.isdecimal() else 0
+    if not 1 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r}: allowed is a whole number from 1 to 100")
+    return value

@@ -1,0 +1,67 @@
+"""The results as tables of text, for the terminal; rich draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from dataplane.lab.bench.metrics import contestants, metrics, underlays
+from dataplane.lab.bench.stats import Cell, Summary
+from dataplane.lab.bench.targets import Verdict
+
+_words = {True: "reached", False: "NOT reached", None: "not measured"}
+
+
+def cell_text(metric: str, summary: Summary | None) -> str:
+    """Return "median [least–greatest] ratio", "–" where nothing was measured."""
+    if summary is None:
+        return "–"
+    digits = metrics[metric].digits
+    spread = f"{summary.median:.{digits}f} [{summary.low:.{digits}f}–{summary.high:.{digits}f}]"
+    return spread if summary.ratio is None else f"{spread} {summary.ratio:.2f}"
+
+
+def result_tables(summaries: Mapping[Cell, Summary]) -> list[Table]:
+    """Return one table for each underlay that was measured."""
+    tables = []
+    for underlay, meaning in underlays.items():
+        names = [name for name in contestants if any(cell[:2] == (underlay, name) for cell in summaries)]
+        if not names:
+            continue
+        table = Table(
+            title=Text(f"{underlay}: {meaning}\nmedian [least–greatest] ratio to the kernel's median in this run"),
+            title_justify="left",
+        )
+        table.add_column("")
+        table.add_column("unit")
+        for name in names:
+            table.add_column(name, justify="right")
+        for key, metric in metrics.items():
+            row = [summaries.get((underlay, name, key)) for name in names]
+            if any(row):
+                table.add_row(metric.title, metric.unit, *(Text(cell_text(key, summary)) for summary in row))
+        tables.append(table)
+    return tables
+
+
+def target_table(verdicts: Sequence[Verdict]) -> Table:
+    """Return the table of what had to be reached and was, or was not."""
+    table = Table(title="targets for our vxlan (medians)", title_justify="left")
+    for heading in ("", "underlay", "wanted", "measured", ""):
+        table.add_column(heading)
+    for verdict in verdicts:
+        value = "–" if verdict.value is None else f"{verdict.value:.2f}"
+        table.add_row(verdict.title, verdict.underlay, verdict.wanted, value, _words[verdict.reached])
+    return table
+
+
+def show(console: Console, summaries: Mapping[Cell, Summary], verdicts: Sequence[Verdict]) -> None:
+    """Print all tables."""
+    for table in result_tables(summaries):
+        console.print()
+        console.print(table)
+    console.print()
+    console.print(target_table(verdicts))

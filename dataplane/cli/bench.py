@@ -57,11 +57,36 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmarks or the comparison; raises `HostError` where no lab can be made."""
+    if args.compare:
+        return _compare(*args.compare)
     plan = _plan(args)
     from dataplane.lab import enclosure
 
     enclosure.ensure()
     return _Run(args, plan).run()
+
+
+def _compare(old_path: str, new_path: str) -> int:
+    from dataplane.lab.bench.compare import by_chance, compare
+    from dataplane.lab.bench.document import read
+
+    old, new = read(old_path), read(new_path)
+    for name, found in (("old", old), ("new", new)):
+        print(f"{name}: {found.path}, {found.context['started']}, commit {found.context['commit']}")
+    for key in ("machine", "options"):
+        if old.context[key] != new.context[key]:
+            print(f"note: the two runs differ in their {key}: {old.context[key]} and {new.context[key]}")
+    rows = compare(old, new)
+    if not rows:
+        print("dataplane bench: the two results have nothing in common", file=sys.stderr)
+        return 1
+    print("each sample is taken relative to the kernel's of the same round where that was measured\n")
+    for row in rows:
+        print(row)
+    worse = sum(row.outcome == "worse" for row in rows)
+    better = sum(row.outcome == "better" for row in rows)
+    print(f"\n{worse} worse, {better} better, of {len(rows)}; chance alone would show up to {by_chance(rows):.1f}")
+    return 1 if worse else 0
 
 
 class _Run:

@@ -18,7 +18,6 @@ from dataplane.lab.bench.metrics import Sample, anchor
 
 Cell = tuple[str, str, str]  # underlay, contestant, metric
 
-significance = 0.05
 resamples = 4000
 _exact_limit = 200_000
 
@@ -84,5 +83,5 @@ def ratio_interval(old: Sequence[float], new: Sequence[float]) -> tuple[float, f
     ratios = sorted(
         median(dice.choices(new, k=len(new))) / median(dice.choices(old, k=len(old))) for _ in range(resamples)
     )
-    edge = round(resamples * significance / 2)
+    edge = round(resamples * 0.025)
     return ratios[edge], ratios[-1 - edge]

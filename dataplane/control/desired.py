@@ -45,6 +45,7 @@ class Desired:
     Attributes:
         peers: wanted peers by device name and prefix, our own subnet included.
         refused: reason by lease key.
+        judged: keys that the last `update` looked at; of no other has the refusal changed.
     """
 
     def __init__(self, conf: NetConf, own: Lease, backend: LeaseMeaning, devices: Sequence[DevicePlan]) -> None:
@@ -56,6 +57,7 @@ class Desired:
         self._candidates: dict[str, _Candidate] = {}
         self._accepted: dict[str, _Candidate] = {}
         self.refused: dict[str, str] = {}
+        self.judged: set[str] = set()
         self.peers: dict[str, dict[IPNetwork, Peer]] = {
             device.name: {peer.prefix: peer for peer in device.local_peers} for device in devices
         }
@@ -67,9 +69,10 @@ class Desired:
 
     def update(self, changed: Mapping[str, Lease | None]) -> dict[str, Change]:
         """Take in leases that changed (None: gone) and return the change of each device's table that has one."""
-        affected = set()
+        affected: set[str] = set()
         for key, lease in changed.items():
             affected |= self._consider(key, lease)
+        self.judged = affected
         before: dict[str, dict[IPNetwork, Peer | None]] = {device.name: {} for device in self._devices}
         for key in affected:
             self._place(before, key, self._accepted.pop(key, None), leave=True)

@@ -16,8 +16,10 @@ from typing import Protocol
 
 from dataplane.backends.base import DevicePlan
 from dataplane.control.apply import HostNet, Keeper
+from dataplane.control.batches import batches
 from dataplane.control.desired import Desired, LeaseMeaning
 from dataplane.control.device import OpenDevice
+from dataplane.control.refusals import Refusals
 from dataplane.control.renew import Clock
 from dataplane.control.say import Say
 from dataplane.control.watch import LeaseView
@@ -76,6 +78,7 @@ class Control:
         self._never = asyncio.Event()
         self._touched = asyncio.Event()
         self._say = Say(log)
+        self._refusals = Refusals(state)
         self.keepers = {
             plan.name: Keeper(plan, self._desired.peers[plan.name], open_device, host, state, workers)
             for plan in devices
@@ -91,26 +94,19 @@ class Control:
         for keeper in self.keepers.values():
             await keeper.close()
 
-    def take(self, event: WatchEvent) -> None:
-        """Take in one event of the watch, to the forwarding tables."""
-        changed = self.view.fold(event)
+    def take(self, *events: WatchEvent) -> None:
+        """Take in events of the watch, to the forwarding tables, each of which changes once."""
+        changed: set[str] = set()
+        for event in events:
+            changed |= self.view.fold(event)
         changes = self._desired.update({key: self.view.leases.get(key) for key in changed})
         for name, change in changes.items():
             self.keepers[name].publish(change)
-        self._tell_refused()
+        self._refusals.update(self._desired.judged, self.view.refused, self._desired.refused)
+        self._state.leases = self._desired.accepted
         if self._own.key in changed or not self.synced.is_set():
             self._check_own()
         self.synced.set()
-
-    def _tell_refused(self) -> None:
-        refused = {**self._desired.refused, **self.view.refused}
-        for key in self._state.refused.keys() - refused.keys():
-            self._say.over(key, f"lease {key} is no longer refused")
-        for key, reason in refused.items():
-            if self._state.refused.get(key) != reason:
-                self._say.warn(key, f"lease {key} is not used: {reason}", self._clock.now())
-        self._state.refused = refused
-        self._state.leases = self._desired.accepted
 
     def _check_own(self) -> None:
         shown = self.view.leases.get(self._own.key)
@@ -125,12 +121,12 @@ class Control:
         delay = first_delay_s
         while True:
             try:
-                async with aclosing(store.watch()) as events:
-                    async for event in events:
-                        self.take(event)
+                async with aclosing(store.watch()) as events, aclosing(batches(events)) as ready:
+                    async for batch in ready:
+                        self.take(*batch)
                         delay = first_delay_s
                         self._say.over("watch", "watching the lease store again")
-                        # Thousands of events may stand ready at once; everything else must get its turn too.
+                        # Another batch may stand ready; everything else must get its turn too.
                         await asyncio.sleep(0)
                 reason = "the watch ended"
             except StoreError as error:

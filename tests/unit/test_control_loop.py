@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncGenerator
 from dataclasses import replace
 from ipaddress import IPv4Network, ip_network
 
@@ -11,8 +12,19 @@ import pytest
 from control_fakes import Node, backend, conf, go, lease, opened, own, run_until, start_s
 
 from dataplane.backends.base import DevicePlan
+from dataplane.control.batches import batches
 from dataplane.errors import StoreError
-from dataplane.model import Lease, LeaseGone, LeasePut, NetConf, Peer, RefusedLease, Snapshot
+from dataplane.model import (
+    Lease,
+    LeaseGone,
+    LeasePut,
+    LeaseRefused,
+    NetConf,
+    Peer,
+    RefusedLease,
+    Snapshot,
+    WatchEvent,
+)
 
 
 class Counting:
@@ -164,5 +176,60 @@ def test_clock_that_is_set_back_delays_no_resync() -> None:
         node.clock.wait = set_back_once  # type: ignore[method-assign]
         await run_until(node.in_place, resync)
         assert sum(looks) < 11
+
+    go(scenario())
+
+
+def test_ten_thousand_changes_at_once_are_a_few_changes_of_the_table() -> None:
+    async def scenario() -> None:
+        node = Node(replace(conf, network=IPv4Network("8.0.0.0/6")))
+        await node.control.open()
+        for number in range(2, 10_002):
+            node.store.events.put_nowait(LeasePut(lease(number)))
+        forwarder = node.device.forwarder
+        await run_until(lambda: len(forwarder.peers) == 10_001, node.control.watch(node.store))
+        assert forwarder.commits < 30
+        # The last word counts, whatever came before it in the same batch.
+        node.store.snapshot = Snapshot((own, lease(2)))
+        for event in (LeaseGone(lease(2).key), LeasePut(lease(3)), LeaseGone(lease(3).key), LeasePut(lease(4))):
+            node.store.events.put_nowait(event)
+        await run_until(lambda: len(forwarder.peers) == 2, node.control.watch(node.store))
+        assert set(forwarder.peers) == {own.subnet, lease(4).subnet}
+
+    go(scenario())
+
+
+def test_events_before_a_failure_of_the_watch_count() -> None:
+    async def scenario() -> None:
+        async def events() -> AsyncGenerator[WatchEvent, None]:
+            yield Snapshot((own,))
+            yield LeasePut(lease(2))
+            raise StoreError("disk gone")
+
+        taken: list[WatchEvent] = []
+        with pytest.raises(StoreError, match="disk gone"):
+            async for batch in batches(events()):
+                taken.extend(batch)
+        assert taken == [Snapshot((own,)), LeasePut(lease(2))]
+
+    go(scenario())
+
+
+def test_refused_leases_by_the_thousand_are_counted_in_the_log_not_listed(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        node = await opened(lease(2))
+        bad = [LeaseRefused(RefusedLease(f"bad{number}", "no subnet")) for number in range(10_000)]
+        node.control.take(*bad)
+        assert len(node.state.refused) == 10_000
+        for event in bad[:1000]:
+            node.control.take(LeaseGone(event.refused.key))
+            node.control.take(event)
+        assert len(node.state.refused) == 10_000
+        assert sum(record.levelno == logging.WARNING for record in caplog.records) == 21
+        assert "10000 leases are refused" in caplog.text
+        assert len(caplog.records) < 50
+        node.clock.time += 100
+        node.control.take(LeaseRefused(RefusedLease("late", "no subnet")))
+        assert "lease late is not used" in caplog.text
 
     go(scenario())

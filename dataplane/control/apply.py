@@ -85,6 +85,7 @@ class Keeper:
         self._say = Say(log)
         self._device: Device | None = None
         self._interface_index = 0
+        self._tried_on: int | None = None
         self._rebuild_after = 0.0
         self._rebuild_delay_s = 1.0
         self._rejected: set[IPNetwork] = set()
@@ -151,14 +152,20 @@ class Keeper:
             self._say.over("ensure", f"{self._seen.name}: all is in place again")
 
     async def _rebuild(self, reason: str) -> None:
-        """Build the device again, at once the first time, at growing intervals while that does not last."""
+        """Build the device again, at once the first time, at growing intervals while that does not last.
+
+        What the interface does is no failure of ours: while it is away nothing is tried, and one that came back, or
+        took the place of another, is tried at once.
+        """
+        interface = await self._external()
         now = self._state.now()
         # The upper bound holds when the clock was set back: nobody waits longer than the longest delay.
-        if 0 < self._rebuild_after - now <= longest_delay_s:
-            raise HostError(f"{reason}; it is built again in {self._rebuild_after - now:.0f} s")
-        self._rebuild_delay_s = (
-            1.0 if now - self._rebuild_after > calm_s else min(longest_delay_s, 2 * self._rebuild_delay_s)
-        )
+        again = interface.index == self._tried_on
+        if again and 0 < self._rebuild_after - now <= longest_delay_s:
+            raise HostError(f"{reason}; it is built again within {self._rebuild_delay_s:.0f} s")
+        self._tried_on = interface.index
+        lasted = now - self._rebuild_after > calm_s
+        self._rebuild_delay_s = min(longest_delay_s, 2 * self._rebuild_delay_s) if again and not lasted else 1.0
         self._rebuild_after = now + self._rebuild_delay_s
         self._say.warn("rebuild", f"{self._seen.name}: {reason}; building it again", now)
         await self.close()
@@ -172,13 +179,21 @@ class Keeper:
             return f"the data plane failed ({', '.join(self._device.forwarder.failures)})"
         link = await self._host.link(self._device.name)
         if link is None or link.index != self._device.index:
-            return "somebody deleted the device"
+            return "somebody deleted or renamed the device"
         interface = await self._external()
         if interface.index != self._interface_index:
             return f"interface {interface.name} was replaced by another of its name"
         return None
 
     async def _external(self) -> Link:
+        """Return the external interface, fit for use; else raise `HostError` and forget what was tried on it."""
+        try:
+            return await self._find_external()
+        except HostError:
+            self._tried_on = None
+            raise
+
+    async def _find_external(self) -> Link:
         interface = await self._host.link(self.plan.interface)
         if interface is None:
             raise HostError(f"interface {self.plan.interface} is gone")

@@ -131,6 +131,59 @@ def test_external_interface_lost_and_replaced() -> None:
     go(scenario())
 
 
+@pytest.mark.parametrize("new_index", [2, 77])
+def test_interface_that_comes_back_is_used_at_once_whatever_failed_before(new_index: int) -> None:
+    async def scenario() -> None:
+        node = await opened(lease(2))
+        for _ in range(100):
+            node.device.forwarder.failures = ("worker 0: broken",)
+            await node.keeper.ensure()
+            node.clock.time += 0.1
+        built = len(node.net.devices)
+        eth0 = node.net.links.pop("eth0")
+        node.device.forwarder.failures = ("worker 0: No such device",)
+        for _ in range(100):
+            await node.keeper.ensure()
+            node.clock.time += 0.1
+        assert len(node.net.devices) == built
+        node.device.forwarder.failures = ("worker 0: broken",)
+        node.net.links["eth0"] = replace(eth0, index=new_index)
+        node.net.addrs[new_index] = node.net.addrs.pop(2)
+        await node.keeper.ensure()
+        assert len(node.net.devices) == built + 1
+        assert node.in_place()
+
+    go(scenario())
+
+
+def test_interface_replaced_unseen_is_no_failed_build() -> None:
+    async def scenario() -> None:
+        node = await opened(lease(2))
+        for index in range(70, 80):
+            node.net.addrs[index] = node.net.addrs.pop(node.net.links["eth0"].index)
+            node.net.links["eth0"] = replace(node.net.links["eth0"], index=index)
+            await node.keeper.ensure()
+            assert node.state.unready() == []
+            node.clock.time += 0.2
+
+    go(scenario())
+
+
+def test_waiting_for_the_next_build_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        node = await opened(lease(2))
+        node.net.refuse_open = "the name flannel.1 is taken"
+        node.net.delete("flannel.1")
+        for _ in range(150):
+            await node.keeper.ensure()
+            node.clock.time += 0.1
+
+    go(scenario())
+    texts = [record.message for record in caplog.records if "within" in record.message]
+    assert len(texts) == len(set(texts)) <= 5
+    assert any("somebody deleted or renamed the device" in record.message for record in caplog.records)
+
+
 def test_peer_that_the_core_refuses_keeps_nobody_else_out() -> None:
     async def scenario() -> None:
         node = await opened()

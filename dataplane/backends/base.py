@@ -231,6 +231,10 @@ def peer_next_hop(lease: Lease, device: DevicePlan) -> IPAddress:
         raise BadLease(lease.key, f"{field} {ip} cannot be a peer's address; {allowed}")
     if ip in (device.underlay_address, device.public_address):
         raise BadLease(lease.key, f"{field} {ip} is our own; {allowed}")
+    for network in device.routes:
+        if ip in network:
+            # The datagram would be routed into this very device, and around again.
+            raise BadLease(lease.key, f"{field} {ip} is inside the overlay network {network}; {allowed}")
     return ip
 
 

@@ -336,6 +336,7 @@ class TestPeers:
             ({"public_ip": IPv4Address("239.1.1.1")}, "cannot be a peer's address"),
             ({"public_ip": IPv4Address("127.0.0.1")}, "cannot be a peer's address"),
             ({"public_ip": IPv4Address("255.255.255.255")}, "cannot be a peer's address"),
+            ({"public_ip": IPv4Address("10.5.99.7")}, "inside the overlay network"),
             ({"public_ip": address}, "is our own"),
             ({"public_ip": IPv6Address("fd00::4")}, "allowed: a unicast IPv4 address"),
             ({"public_ip": "192.168.64.4"}, "allowed: a unicast IPv4 address"),
@@ -347,7 +348,7 @@ class TestPeers:
             peers_of(conf_of(backend), lease)
         assert caught.value.key == lease.key
 
-    @pytest.mark.parametrize("ip", ["::", "::1", "ff02::1", "::ffff:192.0.2.1", "fd00::3"])
+    @pytest.mark.parametrize("ip", ["::", "::1", "ff02::1", "::ffff:192.0.2.1", "fd00::3", "fd00:5::7"])
     def test_refused_over_ipv6(self, ip: str) -> None:
         with pytest.raises(BadLease, match="PublicIPv6"):
             peers_of(conf_of("vxlan", dual=True), peer_lease(public_ipv6=IPv6Address(ip)), 1)

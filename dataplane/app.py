@@ -111,6 +111,7 @@ class Daemon:
         conf = await self._config(store)
         backend = _backend(conf)
         external = await self._interface(host, conf)
+        self._check(conf, backend, external)
         own = await self._lease(store, backend, external)
         plans = self._plans(conf, backend, own, external)
         renewer = Renewer(store, own, options.renew_margin, self._clock, self._renewed, self._renewal_failed)
@@ -163,6 +164,17 @@ class Daemon:
         self._state.interface = InterfaceState(external.name, address, external.mtu, external.reason)
         log.info("external interface %s, address %s: %s", external.name, address, external.reason)
         return external
+
+    def _check(self, conf: NetConf, backend: Backend, external: ExternalInterface) -> None:
+        """Raise what would end the start anyway, before there is a lease by which peers would send to us."""
+        from dataplane.host.tun import check_tun
+
+        for ip, network in ((external.public_ip, conf.network), (external.public_ipv6, conf.ipv6_network)):
+            if ip is not None and network is not None and ip in network:
+                raise HostError(f"public address {ip} is inside the overlay network {network}; peers would refuse it")
+        subnet_env.check(self._options.subnet_file)
+        for name in backend.device_names:
+            check_tun(name)
 
     async def _lease(self, store: Store, backend: Backend, external: ExternalInterface) -> Lease:
         macs = await vtep_macs(store, backend, external.public_ip or external.public_ipv6)

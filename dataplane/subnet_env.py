@@ -8,6 +8,7 @@ Source: flannel pkg/subnet/subnet.go (WriteSubnetFile, ReadCIDRFromSubnetFile); 
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -49,6 +50,18 @@ def write(path: Path, env: SubnetEnv) -> None:
     try:
         _make_directories(path.parent)
         _replace(path, _format(env))
+    except OSError as error:
+        raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+
+def check(path: Path) -> None:
+    """Raise `HostError` if `write` could not put the file in place; leaves its directories, not the file."""
+    try:
+        _make_directories(path.parent)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
     except OSError as error:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
 

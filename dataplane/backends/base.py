@@ -83,6 +83,11 @@ class Backend(ABC):
     def mac_families(self) -> tuple[Literal[4, 6], ...]:
         """Underlay families for which `lease_attrs` needs a VTEP MAC; empty where there are none."""
 
+    @property
+    @abstractmethod
+    def device_names(self) -> tuple[str, ...]:
+        """Names, exact or templates, of the devices that `devices` will plan."""
+
     @abstractmethod
     def mtu(self, interface_mtu: int) -> int:
         """FLANNEL_MTU of subnet.env, bytes; raises `BadConfig` where nothing useful is left."""

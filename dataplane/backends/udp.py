@@ -28,6 +28,7 @@ from dataplane.backends.base import (
 from dataplane.model import Lease, LeaseAttrs, NetConf, Peer
 
 default_port = 8285
+_device_name = "flannel%d"
 overhead_bytes: Mapping[int, int] = {4: 20 + 8, 6: 40 + 8}  # outer IP and UDP headers, by underlay family
 
 
@@ -48,6 +49,10 @@ class UdpBackend(Backend):
     @property
     def mac_families(self) -> tuple[Literal[4, 6], ...]:
         return ()
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        return (_device_name,)
 
     def mtu(self, interface_mtu: int) -> int:
         return check_mtu("the udp device", interface_mtu - overhead_bytes[self.underlay_family], self.carries_ipv6)
@@ -73,7 +78,7 @@ class UdpBackend(Backend):
         underlay, public = underlay_of(self.underlay_family, own, address, address6)
         pairs = own_subnets(conf, own, enabled_versions(conf))
         plan = DevicePlan(
-            name="flannel%d",
+            name=_device_name,
             mtu=self.mtu(interface_mtu),
             addresses=tuple(host_interface(subnet) for subnet, _ in pairs),
             routes=tuple(network for _, network in pairs),

@@ -125,6 +125,10 @@ class VxlanBackend(Backend):
     def mac_families(self) -> tuple[Literal[4, 6], ...]:
         return self.families
 
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        return tuple(f"{_name_prefix[family]}{self.vni}" for family in self.families)
+
     def mtu(self, interface_mtu: int) -> int:
         """Configured or interface MTU minus 50, with IPv6 too: flannel never lowers FLANNEL_MTU for it."""
         return check_mtu("subnet.env", (self.underlay_mtu or interface_mtu) - overhead_bytes[4], 6 in self.families)
@@ -159,8 +163,7 @@ class VxlanBackend(Backend):
         """A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's."""
         underlay_mtu = min(self.underlay_mtu or interface_mtu, interface_mtu)
         plans = []
-        for family in self.families:
-            name = f"{_name_prefix[family]}{self.vni}"
+        for family, name in zip(self.families, self.device_names, strict=True):
             underlay, public = underlay_of(family, own, address, address6)
             ((subnet, network),) = own_subnets(conf, own, (family,))
             plan = DevicePlan(

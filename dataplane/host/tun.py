@@ -78,6 +78,16 @@ def open_tun(name: str, queues: int) -> Tun:
         raise HostError(_explain(name, error)) from error
 
 
+def check_tun(name: str) -> None:
+    """Raise the `HostError` that `open_tun` would raise, as far as can be told without making a device."""
+    try:
+        os.close(os.open(_device_node, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        raise HostError(_explain(name, error)) from error
+    if name in (taken for _, taken in socket.if_nameindex()):
+        raise HostError(_explain(name, OSError(errno.EBUSY, os.strerror(errno.EBUSY))))
+
+
 def _open_first(name: str, attempts: list[int]) -> tuple[pytun.TunTapDevice, int]:
     for flags in attempts:
         try:

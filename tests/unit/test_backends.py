@@ -353,6 +353,12 @@ class TestPeers:
         with pytest.raises(BadLease, match="PublicIPv6"):
             peers_of(conf_of("vxlan", dual=True), peer_lease(public_ipv6=IPv6Address(ip)), 1)
 
+    @pytest.mark.parametrize("dual", [False, True])
+    @pytest.mark.parametrize("backend", ["udp", "vxlan"])
+    def test_names_are_known_before_there_is_a_lease(self, backend: str, dual: bool) -> None:
+        conf = conf_of(backend, dual=dual)
+        assert from_conf(conf).device_names == tuple(device.name for device in devices_of(conf))
+
     def test_published_address_of_ours_is_refused_too(self) -> None:
         conf = conf_of("vxlan")
         nat = IPv4Address("198.51.100.1")

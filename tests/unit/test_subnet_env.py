@@ -126,3 +126,15 @@ def test_an_unusable_mtu_is_zero(tmp_path: Path, mtu: str) -> None:
     path = tmp_path / "subnet.env"
     path.write_text(f"FLANNEL_MTU={mtu}\n")
     assert subnet_env.read(path).mtu == 0
+
+
+def test_check_finds_what_write_would_and_leaves_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "subnet.env"
+    subnet_env.check(path)
+    assert list(path.parent.iterdir()) == []
+    path.write_text("old")
+    subnet_env.check(path)
+    assert path.read_text() == "old" and len(list(path.parent.iterdir())) == 1
+    for bad in (path / "subnet.env", path.parent, Path("/proc/subnet.env")):
+        with pytest.raises(HostError, match=f"cannot write {bad}"):
+            subnet_env.check(bad)

@@ -20,6 +20,7 @@ drop_words = {
     "send_error": "the network refused the datagram",
     "send_full": "the sending socket's buffer is full",
     "receive_unknown_sender": "sender holds no lease",
+    "receive_socket": "our socket's buffer was full, or the outer checksum wrong",
     "receive_short": "too short for its headers",
     "receive_truncated": "longer than any datagram we take",
     "receive_vxlan_flags": "wrong VXLAN flags",

@@ -1,0 +1,26 @@
+"""Forwarders that the tests of one file share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from edges import Edges
+
+
+@pytest.fixture(scope="module")
+def vxlan_edges() -> Iterator[Edges]:
+    with Edges("vxlan") as edges:
+        yield edges
+
+
+@pytest.fixture(scope="module")
+def udp_edges() -> Iterator[Edges]:
+    with Edges("udp", mtu=1472) as edges:
+        yield edges
+
+
+@pytest.fixture(scope="module")
+def ipv6_edges() -> Iterator[Edges]:
+    with Edges("vxlan", family=6) as edges:
+        yield edges

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dataplane.lab.bench.metrics import Sample
     from dataplane.lab.bench.suite import Plan
     from dataplane.lab.bench.tools import Tools
 
@@ -117,7 +120,7 @@ class _Run:
             suite.samples, suite.failures, self._options(), started, time.monotonic() - self._start
         )
         self._show(suite)
-        self._write(found)
+        self._write(found, suite.samples)
         for failure in suite.failures:
             print(f"FAILED: {failure}", file=sys.stderr)
         return 1 if suite.failures else 0
@@ -179,7 +182,9 @@ class _Run:
                 file=self._out,
             )
 
-    def _write(self, found: dict[str, Any]) -> None:
+    def _write(self, found: dict[str, Any], samples: Sequence[Sample]) -> None:
+        from dataplane.lab.bench import plots, report
+
         text = json.dumps(found, indent=1) + "\n"
         if self._args.json == "-":
             print(text, end="")
@@ -189,7 +194,10 @@ class _Run:
             directory = Path(self._args.output)
             directory.mkdir(parents=True, exist_ok=True)
             (directory / "results.json").write_text(text)
-            self._say(f"results are in {directory / 'results.json'}")
+            (directory / _report_name).write_text(report.page(found, samples))
+            if not plots.available():
+                self._say("the report has no plots: matplotlib is not installed (extra: dev)")
+            self._say(f"results are in {directory / 'results.json'} and {directory / _report_name}")
 
 
 def _plan(args: argparse.Namespace) -> Plan:

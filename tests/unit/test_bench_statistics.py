@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from dataplane.lab.bench.compare import Row, by_chance, compare
 from dataplane.lab.bench.document import BadDocument, Document, compose, read
 from dataplane.lab.bench.metrics import Sample, metrics
 from dataplane.lab.bench.quiet import Quiet, most_attempts, read_busy
+from dataplane.lab.bench.report import page
 from dataplane.lab.bench.search import Step, most_steps, search
 from dataplane.lab.bench.stats import rank_p, ratio_interval, summarise
 from dataplane.lab.bench.tables import cell_text
@@ -221,3 +223,13 @@ def test_xdp_program_is_redirect_to_the_device() -> None:
     assert code[:8] == bytes([0xB7, 1, 0, 0, 4, 3, 2, 1])
     assert code[16:24] == bytes([0x85, 0, 0, 0, 23, 0, 0, 0])
     assert code[24] == 0x95
+
+
+def test_report_is_one_page_that_fetches_nothing_and_shows_every_figure() -> None:
+    rows = samples("kernel", "tcp1", [10.0, 12.0]) + samples("dataplane", "tcp1", [6.0, 7.0])
+    text = page(compose(rows, ["a <failure>"], {"rounds": 2}, "2026-01-01T00:00:00+00:00", 3.0), rows)
+    assert "6.50 [6.00–7.00] 0.59" in text
+    assert "not reached" in text
+    assert "a &lt;failure&gt;" in text
+    assert "<svg" in text or "matplotlib is not installed" in text
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", text.replace("xlink:href", "href"))

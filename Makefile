@@ -8,10 +8,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := $(shell find csrc dataplane -name '*.[ch]' -o -name '*.py' -path 'csrc/*') pyproject.toml meson.build meson.options
 FUZZ_SECONDS ?= 10
+BENCH ?=
+BENCH_OUTPUT := build/bench-report
 SANITIZE := -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-c test-python fuzz lint clean
+.PHONY: help setup build demo test test-c test-python fuzz lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +55,13 @@ lint: build ## ruff, mypy --strict, import-linter, C warnings as errors with gcc
 	@$(BIN)/mypy
 	@$(BIN)/python tools/lint_imports.py
 	@for cc in gcc clang; do $$cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror -fsyntax-only csrc/*.c || exit 1; done
+
+bench: build ## the benchmark suite, about 20 minutes (BENCH=--quick: under one): table, JSON, report page in build/bench-report
+	@test -d build/bench || meson setup build/bench -Dbench=true > /dev/null
+	@ninja -C build/bench > build/bench/ninja.log || { cat build/bench/ninja.log; exit 1; }
+	@mkdir -p $(BENCH_OUTPUT)
+	@$(BIN)/python -m pytest bench --benchmark-quiet --benchmark-json=$(BENCH_OUTPUT)/pieces.json
+	@$(BIN)/dataplane bench --output $(BENCH_OUTPUT) $(BENCH)
 
 clean: ## remove everything that the other targets made
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,7 @@
 """`dataplane bench`: measures every datapath beside the kernel's in one interleaved run, or compares two results.
 
-Exit code 0 if everything could be measured, whatever the figures are; 1 if something could not. With --compare: 0
-unless something is shown to be worse, then 1.
+Exit code 0 if nothing failed, whatever the figures are; 1 if a contestant or a run failed; 130 after Ctrl-C. With
+--compare: 0 unless something is shown to be worse, then 1.
 """
 
 from __future__ import annotations
@@ -110,19 +110,26 @@ class _Run:
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self._introduce()
         suite = Suite(self._plan, self._tools(), self._say)
+        interrupted = False
         try:
             suite.run()
         except KeyboardInterrupt:
-            self._say("interrupted; everything is being removed")
-            if not suite.samples:
-                return 130
+            self._say("interrupted; everything is being removed, and what was measured is shown")
+            interrupted = True
         found = document.compose(
-            suite.samples, suite.failures, self._options(), started, time.monotonic() - self._start
+            suite.samples,
+            suite.failures,
+            self._options(),
+            started,
+            time.monotonic() - self._start,
+            suite.left_out,
         )
         self._show(suite)
         self._write(found, suite.samples)
         for failure in suite.failures:
             print(f"FAILED: {failure}", file=sys.stderr)
+        if interrupted:
+            return 130
         return 1 if suite.failures else 0
 
     def _tools(self) -> Tools | None:
@@ -131,7 +138,7 @@ class _Run:
         try:
             return tools.build()
         except tools.ToolsMissing as error:
-            self._say(f"without UDP, round trips and the plain forwarder: {error}")
+            self._say(f"the programs of bench/ are not there: {error}")
             return None
 
     def _introduce(self) -> None:

@@ -38,7 +38,12 @@ class Document:
 
 
 def compose(
-    samples: Sequence[Sample], failures: Sequence[str], options: Mapping[str, Any], started: str, seconds: float
+    samples: Sequence[Sample],
+    failures: Sequence[str],
+    options: Mapping[str, Any],
+    started: str,
+    seconds: float,
+    left_out: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the whole document of one run.
 
@@ -62,6 +67,7 @@ def compose(
         ],
         "targets": [asdict(verdict) for verdict in judge(summaries)],
         "failures": list(failures),
+        "left_out": list(left_out),
     }
 
 

@@ -44,6 +44,8 @@ def page(document: Mapping[str, Any], samples: Sequence[Sample]) -> str:
             parts.append(plots.draw(underlay, values) if drawing else "<p>No plots: matplotlib is not installed.</p>")
     if document["failures"]:
         parts.append("<h2>What failed</h2>" + _list(document["failures"]))
+    if document["left_out"]:
+        parts.append("<h2>What could not be measured here</h2>" + _list(document["left_out"]))
     head = f"<meta charset=utf-8><title>dataplane bench</title><style>{_style}</style>"
     return f"<!doctype html><html lang=en><head>{head}</head><body>\n" + "\n".join(parts) + "\n</body></html>\n"
 

@@ -10,10 +10,11 @@ import os
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
-from dataplane.errors import DataplaneError
+from dataplane.errors import DataplaneError, HostError
+from dataplane.lab.bench import xdp
 from dataplane.lab.bench.contestants import Contestant
 from dataplane.lab.bench.metrics import Sample
 from dataplane.lab.bench.quiet import Quiet
@@ -45,12 +46,18 @@ class Plan:
 
 
 class Suite:
-    """One run of a plan; `samples` and `failures` fill up as it goes."""
+    """One run of a plan.
+
+    Attributes:
+        samples, failures: fill up as it goes.
+        left_out: what cannot be measured here at all, with the reason.
+    """
 
     def __init__(self, plan: Plan, tools: Tools | None, say: Say) -> None:
         self.plan = plan
         self.samples: list[Sample] = []
         self.failures: list[str] = []
+        self.left_out: list[str] = []
         self._dice = random.Random(plan.seed)
         self._say = say
         allowed = sorted(os.sched_getaffinity(0))
@@ -60,6 +67,7 @@ class Suite:
 
     def run(self) -> None:
         """Measure everything; a failure of one contestant does not keep the others from going on."""
+        self._leave_out()
         for underlay in self.plan.underlays:
             with ExitStack() as stack:
                 self._say(f"underlay {underlay}: setting up {', '.join(self.plan.contestants)}")
@@ -71,6 +79,25 @@ class Suite:
                     if drops:
                         told = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
                         self._say(f"{underlay}: {contestant.name} dropped {told}")
+
+    def _leave_out(self) -> None:
+        plan = self.plan
+        if self._bench.tools is None:
+            self.left_out.append("UDP, round trips and the plain forwarder: the programs of bench/ are not there")
+            plan = replace(
+                plan,
+                contestants=[name for name in plan.contestants if name != "plain"],
+                workloads=[workload for workload in plan.workloads if not workload.needs_tools],
+            )
+        if "wire" in plan.underlays:
+            try:
+                xdp.check()
+            except HostError as error:
+                self.left_out.append(f"the underlay wire: {error}")
+                plan = replace(plan, underlays=[name for name in plan.underlays if name != "wire"])
+        self.plan = plan
+        for text in self.left_out:
+            self._say(f"LEFT OUT: {text}")
 
     def _set_up(self, underlay: str, stack: ExitStack) -> list[Contestant]:
         standing = []

@@ -31,6 +31,11 @@ def instructions(ifindex: int) -> bytes:
     return b"".join(struct.pack("=BBhi", opcode, register, 0, value) for opcode, register, value in words)
 
 
+def check() -> None:
+    """Raise `HostError` with the reason if this process may not load such programs."""
+    os.close(_load(instructions(1)))
+
+
 class Redirect:
     """Everything that arrives at `device` leaves at `other`; both are in our own network namespace.
 
@@ -39,11 +44,7 @@ class Redirect:
     """
 
     def __init__(self, device: str, other: str) -> None:
-        code = ctypes.create_string_buffer(instructions(socket.if_nametoindex(other)))
-        licence = ctypes.create_string_buffer(b"Apache-2.0")
-        length = (len(code) - 1) // 8
-        attr = struct.pack("=IIQQ", _type_xdp, length, ctypes.addressof(code), ctypes.addressof(licence))
-        program = _bpf(_prog_load, attr, "load an XDP program")
+        program = _load(instructions(socket.if_nametoindex(other)))
         try:
             attr = struct.pack("=IIII", program, socket.if_nametoindex(device), _attach_xdp, _driver_mode)
             self._link = _bpf(_link_create, attr, f"attach an XDP program to {device}")
@@ -53,6 +54,12 @@ class Redirect:
     def close(self) -> None:
         """Detach."""
         os.close(self._link)
+
+
+def _load(program: bytes) -> int:
+    code, licence = ctypes.create_string_buffer(program), ctypes.create_string_buffer(b"Apache-2.0")
+    attr = struct.pack("=IIQQ", _type_xdp, len(program) // 8, ctypes.addressof(code), ctypes.addressof(licence))
+    return _bpf(_prog_load, attr, "load an XDP program")
 
 
 def _bpf(command: int, attr: bytes, what: str) -> int:

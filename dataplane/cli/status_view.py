@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 wide = 160
+most_problems = 20  # what keeps the node from being ready comes first; refused leases may be thousands
 drop_words = {
     "send_malformed": "what pods sent is no whole IP packet",
     "send_no_route": "no node holds the destination",
@@ -50,8 +51,11 @@ def show(document: dict[str, Any], now: float) -> None:
         console = Console(highlight=False, emoji=False, width=wide)
     ready = "[bold green]ready[/]" if document["ready"] else "[bold red]not ready[/]"
     console.print(f"dataplane is {ready}")
-    for problem in document["problems"]:
+    problems = document["problems"]
+    for problem in problems[:most_problems]:
         console.print(f"  [red]![/] {escape(problem)}")
+    if len(problems) > most_problems:
+        console.print(f"  [red]![/] and {len(problems) - most_problems} more; --json shows all")
     console.print(_facts(document, now))
     if document["peers"]:
         console.print(_peers(document["peers"]))

@@ -264,6 +264,15 @@ def test_status_command_prints_what_the_daemon_says(tmp_path: Path, capsys: pyte
     assert "receive_vni" not in text[text.index("\n}") :]
 
 
+def test_refused_leases_by_the_thousand_do_not_fill_the_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    state, _, _ = running()
+    state.refused = {f"bad{number:04}": "no subnet" for number in range(5000)}
+    status_view.show(document(state), now_s)
+    text = capsys.readouterr().out
+    assert text.count("no subnet") == 20
+    assert "4980 more" in text
+
+
 def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="no daemon is running"):
         status_command.run(argparse.Namespace(run_dir=tmp_path, json=True))

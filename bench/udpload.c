@@ -33,7 +33,7 @@ enum {
 	tick_ns = 100 * 1000,
 	most_behind = 50,          /* ticks: 5 ms of lateness is made up for, more is forgotten */
 	first_ms = 3000,           /* how long the receiver waits for the first datagram */
-	quiet_ms = 100,
+	quiet_ms = 60,
 	pong_wait_ms = 200,
 	round_trips_max = 4 << 20,
 	buffer_bytes = 8 << 20,

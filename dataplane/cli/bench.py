@@ -185,7 +185,7 @@ class _Run:
         if disturbed:
             print(
                 f"{disturbed} of {len(suite.samples)} samples were taken while others used the processors: "
-                "they are in the figures, and marked in the JSON",
+                "they are marked in the JSON and left out above, except where there is nothing else (*)",
                 file=self._out,
             )
 
@@ -225,10 +225,10 @@ def _plan(args: argparse.Namespace) -> Plan:
         [workloads[key] for key in what],
         args.rounds or (_quick_rounds if args.quick else _default_rounds),
         tcp_seconds=1,
-        udp_seconds=0.3,
+        udp_seconds=0.25,
         rtt_seconds=0.4,
         seed=args.seed,
-        patience_s=5 if args.quick else 180,
+        patience_s=10 if args.quick else 300,
     )
 
 

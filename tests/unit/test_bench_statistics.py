@@ -233,3 +233,13 @@ def test_report_is_one_page_that_fetches_nothing_and_shows_every_figure() -> Non
     assert "a &lt;failure&gt;" in text
     assert "<svg" in text or "matplotlib is not installed" in text
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", text.replace("xlink:href", "href"))
+
+
+def test_disturbed_samples_count_only_where_there_is_nothing_else() -> None:
+    rows = [Sample("offloads", "kernel", "tcp1", 1, 10.0), Sample("offloads", "kernel", "tcp1", 2, 2.0, disturbed=True)]
+    rows += [Sample("offloads", "dataplane", "tcp1", 1, 3.0, disturbed=True)]
+    found = summarise(rows)
+    assert (found["offloads", "kernel", "tcp1"].median, found["offloads", "kernel", "tcp1"].count) == (10.0, 1)
+    ours = found["offloads", "dataplane", "tcp1"]
+    assert (ours.median, ours.disturbed) == (3.0, True)
+    assert cell_text("tcp1", ours) == "3.00 [3.00–3.00]* 0.30"

@@ -1,7 +1,7 @@
 """The results as SVG, drawn by matplotlib where that is installed.
 
 One panel for each metric, one line for each contestant: every sample is a dot, the median a bar. What must stay true:
-nothing is left out or smoothed, every axis begins at zero.
+no sample that the tables use is left out, nothing is smoothed, every axis begins at zero.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from dataplane.lab.bench.metrics import contestants, metrics
+from dataplane.lab.bench.metrics import Sample, contestants, metrics
 from dataplane.lab.bench.stats import Cell
 
 _colours = {  # apart for colour-blind eyes too (Okabe and Ito)
@@ -33,11 +33,12 @@ def available() -> bool:
     return True
 
 
-def draw(underlay: str, values: Mapping[Cell, Sequence[float]]) -> str:
+def draw(underlay: str, samples: Mapping[Cell, Sequence[Sample]]) -> str:
     """Return an SVG element with one panel for each metric that was measured on `underlay`; needs `available()`."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    values = {cell: [row.value for row in rows] for cell, rows in samples.items()}
     shown = [key for key in metrics if any(cell[0] == underlay and cell[2] == key for cell in values)]
     names = [name for name in contestants if any(cell[:2] == (underlay, name) for cell in values)]
     lines = -(-len(shown) // _columns)

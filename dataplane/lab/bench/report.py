@@ -64,7 +64,8 @@ def _context(document: Mapping[str, Any], samples: Sequence[Sample]) -> str:
             f"pinned, node 1 with its pod on one processor and node 2 on another: {', '.join(options.get('pinned', []))}; "
             "the scheduler places the rest",
             "CPU is the whole machine's, so that the kernel's share counts wherever it is spent",
-            f"{disturbed} of {len(samples)} samples were taken while others used the processors",
+            f"{disturbed} of {len(samples)} samples were taken while others used the processors: they are left out below, "
+            "except where there is nothing else (*)",
             *(f"{name}: {meaning}" for name, meaning in contestants.items()),
         ]
     )

@@ -24,32 +24,38 @@ _exact_limit = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Some samples' median, least and greatest, how many there are, and the median's ratio to the anchor's median."""
+    """Some samples' median, least and greatest, how many there are, and the median's ratio to the anchor's median.
+
+    Attributes:
+        disturbed: others used the processors around every one of the samples.
+    """
 
     median: float
     low: float
     high: float
     count: int
     ratio: float | None
+    disturbed: bool = False
 
 
-def group(samples: Iterable[Sample]) -> dict[Cell, list[float]]:
-    """Return the values by underlay, contestant and metric, in order of the rounds."""
-    found: dict[Cell, list[tuple[int, float]]] = defaultdict(list)
+def group(samples: Iterable[Sample]) -> dict[Cell, list[Sample]]:
+    """Return the samples by underlay, contestant and metric, the disturbed ones only where there are no others."""
+    found: dict[Cell, list[Sample]] = defaultdict(list)
     for sample in samples:
-        found[sample.underlay, sample.contestant, sample.metric].append((sample.round, sample.value))
-    return {cell: [value for _, value in sorted(rows)] for cell, rows in found.items()}
+        found[sample.underlay, sample.contestant, sample.metric].append(sample)
+    return {cell: [row for row in rows if not row.disturbed] or rows for cell, rows in found.items()}
 
 
 def summarise(samples: Iterable[Sample]) -> dict[Cell, Summary]:
     """Return a summary of every cell; `ratio` is None where the anchor has no value, or 0."""
-    values = group(samples)
-    medians = {cell: median(rows) for cell, rows in values.items()}
+    used = group(samples)
+    medians = {cell: median(row.value for row in rows) for cell, rows in used.items()}
     summaries = {}
-    for (underlay, contestant, metric), rows in values.items():
+    for (underlay, contestant, metric), rows in used.items():
         middle, base = medians[underlay, contestant, metric], medians.get((underlay, anchor, metric))
+        values = [row.value for row in rows]
         summaries[underlay, contestant, metric] = Summary(
-            middle, min(rows), max(rows), len(rows), middle / base if base else None
+            middle, min(values), max(values), len(rows), middle / base if base else None, rows[0].disturbed
         )
     return summaries
 

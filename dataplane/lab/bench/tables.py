@@ -16,11 +16,12 @@ _words = {True: "reached", False: "NOT reached", None: "not measured"}
 
 
 def cell_text(metric: str, summary: Summary | None) -> str:
-    """Return "median [least–greatest] ratio", "–" where nothing was measured."""
+    """Return "median [least–greatest] ratio", "–" where nothing was measured; "*": others used the processors throughout."""
     if summary is None:
         return "–"
     digits = metrics[metric].digits
     spread = f"{summary.median:.{digits}f} [{summary.low:.{digits}f}–{summary.high:.{digits}f}]"
+    spread += "*" if summary.disturbed else ""
     return spread if summary.ratio is None else f"{spread} {summary.ratio:.2f}"
 
 

@@ -7,14 +7,9 @@ enum { icmp_header = 8 };
 
 static bool is_error_message(const struct ip *ip)
 {
-	uint8_t type;
-
-	if (ip->proto != proto_icmp && ip->proto != proto_icmpv6)
-		return false;
-	type = ip->data[ip->l4];
 	if (ip->version == 6)
-		return type < 128 || type == 137;
-	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
+		return ip->icmp_type >= 0 && (ip->icmp_type < 128 || ip->icmp_type == 137);
+	return ip->icmp_type == 3 || ip->icmp_type == 4 || ip->icmp_type == 5 || ip->icmp_type == 11 || ip->icmp_type == 12;
 }
 
 static bool may_answer(const struct ip *offender)
@@ -98,7 +93,5 @@ uint32_t icmp_build(uint8_t *out, enum icmp_error error, const struct ip *offend
 
 bool icmp_is_router_message(const struct ip *ip)
 {
-	if (ip->proto == proto_icmpv6)
-		return ip->data[ip->l4] == 134 || ip->data[ip->l4] == 137;
-	return ip->proto == proto_icmp && ip->data[ip->l4] == 5;
+	return ip->version == 6 ? ip->icmp_type == 134 || ip->icmp_type == 137 : ip->icmp_type == 5;
 }

@@ -3,13 +3,23 @@
 
 #include "checksum.h"
 
-/* The transport header must be wholly there for proto to be believed. */
+enum {
+	next_hop_by_hop = 0,
+	next_routing = 43,
+	next_fragment = 44,
+	next_options = 60,
+	extensions_max = 32,
+};
+
+/* The transport header must be wholly there for proto to be believed; of a fragment, only an ICMP type is of interest. */
 static void find_transport(struct ip *ip, uint8_t proto, uint32_t at)
 {
 	uint32_t room = ip->len - at;
 
-	ip->l4 = (uint16_t)at;
-	ip->proto = 0;
+	if ((proto == proto_icmp || proto == proto_icmpv6) && room)
+		ip->icmp_type = ip->data[at];
+	if (ip->fragment)
+		return;
 	switch (proto) {
 	case proto_tcp:
 		if (room >= tcp_header) {
@@ -21,11 +31,6 @@ static void find_transport(struct ip *ip, uint8_t proto, uint32_t at)
 		break;
 	case proto_udp:
 		if (room >= udp_header && load16(ip->data + at + 4) >= udp_header && load16(ip->data + at + 4) <= room)
-			ip->proto = proto;
-		break;
-	case proto_icmp:
-	case proto_icmpv6:
-		if (room >= 8)
 			ip->proto = proto;
 		break;
 	}
@@ -46,43 +51,45 @@ static bool parse4(uint8_t *data, uint32_t len, struct ip *out)
 	out->len = total;
 	out->header_len = (uint8_t)header_len;
 	out->ecn = data[1] & ecn_mask;
+	out->l4 = (uint16_t)header_len;
 	out->fragment = (load16(data + 6) & 0x3fff) != 0;
-	if (out->fragment) {
-		out->proto = 0;
-		out->l4 = (uint16_t)header_len;
-	} else {
+	if ((load16(data + 6) & 0x1fff) == 0) /* whole, or the first fragment */
 		find_transport(out, data[9], header_len);
-	}
 	return true;
 }
 
-/* Walk hop-by-hop, routing and destination options (RFC 8200 section 4.1); a chain longer than eight headers is left
- * unread: the packet is carried, only nothing is known of its transport.
+/* Walk hop-by-hop, routing, fragment and destination options (RFC 8200 section 4.1) to the transport header. A chain that
+ * breaks off, or is cut by a fragment, leaves the transport unknown. Returns false for a chain that does not end.
  */
-static void walk_extensions(struct ip *out)
+static bool walk_extensions(struct ip *out)
 {
 	uint8_t next = out->data[6];
 	uint32_t at = ipv6_header;
 
-	for (int i = 0; i < 8; i++) {
-		if (next == 44) { /* fragment header */
-			out->fragment = true;
-			break;
-		}
-		if (next != 0 && next != 43 && next != 60) {
+	for (int i = 0; i <= extensions_max; i++) {
+		const uint8_t *header = out->data + at;
+
+		out->l4 = (uint16_t)at;
+		if (next != next_hop_by_hop && next != next_routing && next != next_fragment && next != next_options) {
 			find_transport(out, next, at);
-			return;
+			return true;
 		}
 		if (out->len - at < 8)
-			break;
-		next = out->data[at];
-		uint32_t step = ((uint32_t)out->data[at + 1] + 1) * 8;
+			return true;
+		if (next == next_fragment) {
+			out->fragment = true;
+			if (load16(header + 2) & 0xfff8)
+				return true; /* a later fragment: what follows is the middle of something */
+		}
+
+		uint32_t step = next == next_fragment ? 8 : ((uint32_t)header[1] + 1) * 8;
+
 		if (out->len - at < step)
-			break;
+			return true;
+		next = header[0];
 		at += step;
 	}
-	out->l4 = (uint16_t)at;
-	out->proto = 0;
+	return false;
 }
 
 static bool parse6(uint8_t *data, uint32_t len, struct ip *out)
@@ -98,8 +105,7 @@ static bool parse6(uint8_t *data, uint32_t len, struct ip *out)
 	out->header_len = ipv6_header;
 	out->ecn = (data[1] >> 4) & ecn_mask;
 	out->fragment = false;
-	walk_extensions(out);
-	return true;
+	return walk_extensions(out);
 }
 
 bool ip_parse(uint8_t *data, uint32_t len, struct ip *out)
@@ -108,6 +114,8 @@ bool ip_parse(uint8_t *data, uint32_t len, struct ip *out)
 		return false;
 	out->data = data;
 	out->version = data[0] >> 4;
+	out->proto = 0;
+	out->icmp_type = -1;
 	switch (out->version) {
 	case 4:
 		return parse4(data, len, out);

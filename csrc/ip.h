@@ -32,10 +32,12 @@ struct ip {
 	uint8_t header_len;  /* IP header: 20 to 60, IPv6 always 40 */
 	uint16_t l4;         /* offset of the transport header (behind IPv6 extension headers) */
 	bool fragment;       /* any fragment, the first one included */
+	int16_t icmp_type;   /* of an ICMP or ICMPv6 message whose type is at hand, in a first fragment too; else -1 */
 };
 
 /* Parse the packet in data[0..len). Returns false unless it is one whole IPv4 or IPv6 packet with a sound header
- * (RFC 791 section 3.1, RFC 8200 section 3); len may be longer than the packet.
+ * (RFC 791 section 3.1, RFC 8200 section 3); len may be longer than the packet. A chain of more than 32 IPv6 extension
+ * headers is refused: only somebody who hides something sends it.
  */
 bool ip_parse(uint8_t *data, uint32_t len, struct ip *out);
 

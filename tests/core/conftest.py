@@ -24,3 +24,16 @@ def udp_edges() -> Iterator[Edges]:
 def ipv6_edges() -> Iterator[Edges]:
     with Edges("vxlan", family=6) as edges:
         yield edges
+
+
+@pytest.fixture
+def stopped_edges() -> Iterator[Edges]:
+    """A forwarder that is not started: what is queued at its edges before becomes one burst."""
+    with Edges("vxlan", start=False) as edges:
+        yield edges
+
+
+@pytest.fixture
+def udp_trains() -> Iterator[Edges]:
+    with Edges("udp", start=False) as edges:
+        yield edges

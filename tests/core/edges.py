@@ -212,10 +212,10 @@ class Edges:
         return data, address[1], tos
 
     def recv_underlay_until(self, marker: bytes) -> list[bytes]:
-        """All payloads for node 2 that come before the marker."""
+        """The inner packets for node 2 that come before the marker, which is one too."""
         came: list[bytes] = []
         while not (came and came[-1] == marker):
-            came.append(self.recv_underlay()[0])
+            came.append(self.recv_underlay()[0][22 if self.backend == "vxlan" else 0 :])
         return came[:-1]
 
     # Counters

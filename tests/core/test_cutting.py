@@ -1,0 +1,178 @@
+"""Super-packets from the host, cut by the core, against the twin that cuts them in plain Python."""
+
+from __future__ import annotations
+
+import pytest
+from edges import Edges, Offload, gso_ecn, gso_tcp4, gso_tcp6, gso_udp, plain
+from hypothesis import given
+from hypothesis import strategies as st
+from packets import examples, good_out, sound
+from partial import leave_partial
+from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
+from scapy.packet import Packet, Raw
+from twin.ip import decrement_ttl
+from twin.segment import cut
+
+from dataplane.core import all_offloads
+
+tcp_options = st.lists(
+    st.sampled_from([("Timestamp", (1, 2)), ("NOP", None), ("SAck", (1, 2)), ("MSS", 1400)]), max_size=3
+)
+# What a host's stack may set on data that it hands over uncut: ACK always, then FIN, PSH, ECE, CWR, URG.
+tcp_flags = st.sets(st.sampled_from("FPECU")).map(lambda some: "A" + "".join(sorted(some)))
+
+
+@st.composite
+def super_packets(draw: st.DrawFn) -> tuple[bytes, int, int]:
+    """A whole packet, its GSO type and the payload of a segment; at most 40 segments, the MTU kept."""
+    version, is_tcp = draw(st.sampled_from([4, 6])), draw(st.booleans())
+    if version == 4:
+        ip: Packet = IP(
+            src="10.5.1.9",
+            dst="10.5.2.9",
+            id=draw(st.integers(0, 65535)),
+            flags=draw(st.sampled_from(["", "DF"])),
+            ttl=draw(st.integers(2, 255)),
+            tos=draw(st.integers(0, 255)),
+            options=[IPOption_NOP()] * draw(st.sampled_from([0, 4])),
+        )
+    else:
+        ip = IPv6(src="fd05:1::9", dst="fd05:2::9", hlim=draw(st.integers(2, 255)), fl=draw(st.integers(0, 2**20 - 1)))
+        if draw(st.integers(0, 4)) == 0:
+            ip = ip / IPv6ExtHdrDestOpt()
+    port = st.integers(1, 65535)
+    transport: Packet = UDP(sport=draw(port), dport=draw(port))
+    if is_tcp:
+        transport = TCP(
+            sport=draw(port),
+            dport=draw(port),
+            seq=draw(st.integers(0, 2**32 - 1)),
+            ack=draw(st.integers(0, 2**32 - 1)),
+            window=draw(st.integers(0, 65535)),
+            flags=draw(tcp_flags),
+            options=draw(tcp_options),
+        )
+    gso_size = draw(st.one_of(st.integers(8, 64), st.integers(64, 1300)))
+    length = draw(st.integers(1, min(gso_size * 40, 60000)))
+    payload = draw(st.randoms(use_true_random=False)).randbytes(length)
+    gso_type = gso_udp if not is_tcp else gso_tcp4 if version == 4 else gso_tcp6
+    if is_tcp and "C" in str(transport.flags):
+        gso_type |= gso_ecn
+    return bytes(ip / transport / Raw(payload)), gso_type, gso_size
+
+
+@examples(200)
+@given(super_packets())
+def test_cut_as_the_twin_cuts(vxlan_edges: Edges, drawn: tuple[bytes, int, int]) -> None:
+    whole, gso_type, gso_size = drawn
+    data, offload = leave_partial(whole, gso_type=gso_type, gso_size=gso_size)
+    expected = cut(whole, gso_size)
+    before = vxlan_edges.forwarder.counters()
+    vxlan_edges.send_tun(data, offload)
+    came = [vxlan_edges.recv_underlay() for _ in expected]
+    assert [payload[22:] for payload, _, _ in came] == expected
+    assert len({(port, tos, payload[:22]) for payload, port, tos in came}) == 1
+    vxlan_edges.send_tun(good_out)
+    assert vxlan_edges.recv_underlay_until(good_out) == []
+    after = vxlan_edges.forwarder.counters()
+    assert after["tx_packets"] - before["tx_packets"] == len(expected) + 1
+    assert after["tx_bytes"] - before["tx_bytes"] == sum(map(len, expected)) + len(good_out)
+    assert after["tun_reads"] - before["tun_reads"] == 2
+
+
+@examples(60)
+@given(super_packets())
+def test_cut_and_one_hop_on(udp_edges: Edges, drawn: tuple[bytes, int, int]) -> None:
+    whole, gso_type, gso_size = drawn
+    data, offload = leave_partial(whole, gso_type=gso_type, gso_size=gso_size)
+    udp_edges.send_tun(data, offload)
+    for segment in cut(whole, gso_size):
+        came = udp_edges.recv_underlay()[0]
+        assert came == decrement_ttl(segment)
+        assert sound(came) == came
+
+
+@pytest.mark.parametrize("offloads", [all_offloads, all_offloads - {"udp_segment"}], ids=["trains", "singly"])
+@pytest.mark.parametrize("gso_size", [8, 9, 536, 1398, 1410])
+def test_the_largest_super_packets(offloads: frozenset[str], gso_size: int) -> None:
+    """64 KB in segments from the least that is taken to the MTU; the sequence number passes 2**32."""
+    payload = bytes(range(256)) * 255
+    whole = bytes(
+        IP(src="10.5.1.9", dst="10.5.2.9", id=65530, flags="DF") / TCP(seq=2**32 - 999, flags="FPA") / payload
+    )
+    data, offload = leave_partial(whole, gso_type=gso_tcp4, gso_size=gso_size)
+    with Edges("vxlan", offloads=offloads) as edges:
+        edges.send_tun(data, offload)
+        assert [edges.recv_underlay()[0][22:] for _ in range(-(-len(payload) // gso_size))] == cut(whole, gso_size)
+        assert edges.drops() == {}
+        sends = edges.forwarder.counters()["underlay_sends"]
+        assert (sends < 150) if "udp_segment" in offloads else (sends == -(-len(payload) // gso_size))
+
+
+def test_a_burst_keeps_each_flows_order(stopped_edges: Edges) -> None:
+    """Super-packets and single packets of three flows wait in one burst: each flow comes out whole and in order."""
+    expected: dict[int, list[bytes]] = {}
+    for index in range(30):
+        sport = 1000 + index % 3
+        size = (1, 700, 5000, 1400, 9000)[index % 5]
+        header = IP(src="10.5.1.9", dst="10.5.2.9", id=index * 100, flags="DF")
+        whole = bytes(header / TCP(sport=sport, seq=index, flags="A") / Raw(bytes([index]) * size))
+        if size > 1400:
+            stopped_edges.send_tun(*leave_partial(whole, gso_type=gso_tcp4, gso_size=1000))
+            expected.setdefault(sport, []).extend(cut(whole, 1000))
+        else:
+            stopped_edges.send_tun(*leave_partial(whole))
+            expected.setdefault(sport, []).append(whole)
+    stopped_edges.forwarder.start()
+    came: dict[int, list[bytes]] = {}
+    ports: dict[int, set[int]] = {}
+    for _ in range(sum(map(len, expected.values()))):
+        payload, port, _ = stopped_edges.recv_underlay()
+        sport = int.from_bytes(payload[42:44])
+        came.setdefault(sport, []).append(payload[22:])
+        ports.setdefault(sport, set()).add(port)
+    assert came == expected
+    assert all(len(seen) == 1 for seen in ports.values())
+
+
+tcp4 = bytes(IP(src="10.5.1.9", dst="10.5.2.9", flags="DF") / TCP(flags="A") / Raw(bytes(3000)))
+udp4 = bytes(IP(src="10.5.1.9", dst="10.5.2.9", flags="DF") / UDP() / Raw(bytes(3000)))
+bare = bytes(IP(src="10.5.1.9", dst="10.5.2.9") / TCP(flags="A"))
+icmp = bytes(IP(src="10.5.1.9", dst="10.5.2.9", proto=1) / Raw(bytes(100)))
+impossible = {
+    "gso type 2 is none": (tcp4, Offload(1, 2, 40, 1000, 20, 16)),
+    "UFO is another thing": (udp4, Offload(1, 3, 28, 1000, 20, 6)),
+    "TCP type on UDP": (udp4, Offload(1, gso_tcp4, 28, 1000, 20, 6)),
+    "UDP type on TCP": (tcp4, Offload(1, gso_udp, 40, 1000, 20, 16)),
+    "TCP type on ICMP": (icmp, Offload(1, gso_tcp4, 28, 50, 20, 2)),
+    "segments of 0 bytes": (tcp4, Offload(1, gso_tcp4, 40, 0, 20, 16)),
+    "segments of 7 bytes": (tcp4, Offload(1, gso_tcp4, 40, 7, 20, 16)),
+    "129 datagrams": (udp4, Offload(1, gso_udp, 28, 23, 20, 6)),
+    "nothing to cut": (bare, Offload(1, gso_tcp4, 40, 1000, 20, 16)),
+    "checksum behind the packet": (good_out, Offload(1, 0, 0, 0, 20, len(good_out) - 21)),
+    "checksum start behind the packet": (good_out, Offload(1, 0, 0, 0, 65535, 65535)),
+    "checksum inside the IP header": (good_out, Offload(1, 0, 0, 0, 0, 10)),
+}
+
+
+@pytest.mark.parametrize(("packet", "offload"), impossible.values(), ids=impossible)
+def test_impossible_requests(vxlan_edges: Edges, packet: bytes, offload: Offload) -> None:
+    with vxlan_edges.expect_drops(send_gso=1):
+        vxlan_edges.send_tun(packet, offload)
+        vxlan_edges.send_tun(good_out, plain)
+        assert vxlan_edges.recv_underlay_until(good_out) == []
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_segments_above_the_mtu_are_answered(vxlan_edges: Edges, version: int) -> None:
+    ip = IP(src="10.5.1.9", dst="10.5.2.9", flags="DF") if version == 4 else IPv6(src="fd05:1::9", dst="fd05:2::9")
+    fits = 1450 - (40 if version == 4 else 60)
+    whole = bytes(ip / TCP(flags="A") / Raw(bytes(3000)))
+    gso_type = gso_tcp4 if version == 4 else gso_tcp6
+    with vxlan_edges.expect_drops(send_too_big=1):
+        vxlan_edges.send_tun(*leave_partial(whole, gso_type=gso_type, gso_size=fits + 1))
+        answer = (IP if version == 4 else IPv6)(vxlan_edges.recv_tun()[1])
+    assert bytes(answer)[20:22] == b"\3\4" if version == 4 else bytes(answer)[40:42] == b"\2\0"
+    vxlan_edges.send_tun(*leave_partial(whole, gso_type=gso_type, gso_size=fits))
+    assert [vxlan_edges.recv_underlay()[0][22:] for _ in cut(whole, fits)] == cut(whole, fits)

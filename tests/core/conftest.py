@@ -29,7 +29,7 @@ def ipv6_edges() -> Iterator[Edges]:
 @pytest.fixture
 def stopped_edges() -> Iterator[Edges]:
     """A forwarder that is not started: what is queued at its edges before becomes one burst."""
-    with Edges("vxlan", start=False) as edges:
+    with Edges("vxlan", sources=8, start=False) as edges:
         yield edges
 
 

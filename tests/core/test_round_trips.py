@@ -7,7 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packets import examples, packets, sound
 from partial import leave_partial, transport_packet
+from scapy.layers.inet import IP, UDP
 from scapy.layers.vxlan import VXLAN
+from scapy.packet import Raw
 from twin.ip import decode_ip, decrement_ttl, ecn_of
 from twin.segment import finish_partial
 from twin.wire import decode_udp, decode_vxlan
@@ -75,3 +77,18 @@ def test_a_checksum_left_to_the_device_is_finished(
     assert finish_partial(partial, offload.csum_start, offload.csum_offset) == whole
     vxlan_edges.send_tun(partial, offload)
     assert vxlan_edges.recv_underlay()[0][22:] == whole
+
+
+def test_flows_spread_over_the_source_ports() -> None:
+    """All packets of a flow leave from one port, many flows from many: RFC 7348 section 5 wants this for ECMP."""
+    with Edges("vxlan", sources=16) as edges:
+        ports: dict[int, set[int]] = {}
+        for sport in range(64):
+            for size in (1, 2, 3):
+                packet = bytes(IP(src="10.5.1.5", dst="10.5.2.7") / UDP(sport=sport, dport=7) / Raw(bytes(size)))
+                edges.send_tun(packet)
+                ports.setdefault(sport, set()).add(edges.recv_underlay()[1])
+        assert all(len(seen) == 1 for seen in ports.values())
+        used = {next(iter(seen)) for seen in ports.values()}
+        assert len(used) > 10
+        assert edges.target[1] not in used

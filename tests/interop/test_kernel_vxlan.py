@@ -72,12 +72,15 @@ def captured(place: Place, expression: str, device: str = "eth0") -> Iterator[li
 
 @pytest.fixture(autouse=True)
 def nothing_unexpected_is_dropped(cluster: Lab) -> Iterator[None]:
-    """After every test: our side dropped nothing but multicast, the kernel's device had no receive error."""
+    """After every test: our side dropped nothing but multicast, the kernel's device had no receive error.
+
+    A socket buffer that overflows on a busy machine is what tells TCP to go slower; the UDP tests count their own loss.
+    """
     (ours,) = cluster.daemons
     before = ours.drops()
     yield
     after = ours.drops()
-    assert {reason for reason in after if after[reason] > before.get(reason, 0)} <= {"send_multicast"}
+    assert {reason for reason in after if after[reason] > before.get(reason, 0)} <= {"send_multicast", "receive_socket"}
     shown = cluster.nodes[1].run("ip", "-s", "link", "show", "type", "vxlan").stdout
     received = re.findall(r"RX: +bytes packets errors dropped.*\n +\d+ +\d+ +(\d+)", shown)
     assert received and set(received) == {"0"}

@@ -242,4 +242,6 @@ def test_disturbed_samples_count_only_where_there_is_nothing_else() -> None:
     assert (found["offloads", "kernel", "tcp1"].median, found["offloads", "kernel", "tcp1"].count) == (10.0, 1)
     ours = found["offloads", "dataplane", "tcp1"]
     assert (ours.median, ours.disturbed) == (3.0, True)
-    assert cell_text("tcp1", ours) == "3.00 [3.00–3.00]* 0.30"
+    # Neither a ratio nor a verdict comes of a disturbed figure beside a quiet one.
+    assert cell_text("tcp1", ours) == "3.00 [3.00–3.00]*"
+    assert {verdict.value for verdict in judge(found)} == {None}

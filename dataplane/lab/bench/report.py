@@ -72,7 +72,7 @@ def _context(document: Mapping[str, Any], samples: Sequence[Sample]) -> str:
 
 
 def _targets(summaries: Mapping[Cell, Summary]) -> str:
-    words = {True: ("reached", "yes"), False: ("not reached", "no"), None: ("not measured", "")}
+    words = {True: ("reached", "yes"), False: ("not reached", "no"), None: ("not measured undisturbed", "")}
     rows = []
     for verdict in judge(summaries):
         word, kind = words[verdict.reached]

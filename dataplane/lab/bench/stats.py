@@ -47,15 +47,17 @@ def group(samples: Iterable[Sample]) -> dict[Cell, list[Sample]]:
 
 
 def summarise(samples: Iterable[Sample]) -> dict[Cell, Summary]:
-    """Return a summary of every cell; `ratio` is None where the anchor has no value, or 0."""
+    """Return a summary of every cell; `ratio` is None where the anchor has no value, 0, or only disturbed ones."""
     used = group(samples)
     medians = {cell: median(row.value for row in rows) for cell, rows in used.items()}
     summaries = {}
     for (underlay, contestant, metric), rows in used.items():
         middle, base = medians[underlay, contestant, metric], medians.get((underlay, anchor, metric))
-        values = [row.value for row in rows]
+        values, disturbed = [row.value for row in rows], rows[0].disturbed
+        # What others slowed down is not to be divided by what they did not.
+        alike = base and used[underlay, anchor, metric][0].disturbed == disturbed
         summaries[underlay, contestant, metric] = Summary(
-            middle, min(values), max(values), len(rows), middle / base if base else None, rows[0].disturbed
+            middle, min(values), max(values), len(rows), middle / base if base and alike else None, disturbed
         )
     return summaries
 

@@ -12,7 +12,7 @@ from dataplane.lab.bench.metrics import contestants, metrics, underlays
 from dataplane.lab.bench.stats import Cell, Summary
 from dataplane.lab.bench.targets import Verdict
 
-_words = {True: "reached", False: "NOT reached", None: "not measured"}
+_words = {True: "reached", False: "NOT reached", None: "not measured undisturbed"}
 
 
 def cell_text(metric: str, summary: Summary | None) -> str:

@@ -42,7 +42,11 @@ targets = (
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One target on one underlay and what was measured; `value` is None where something was not measured."""
+    """One target on one underlay and what was measured.
+
+    Attributes:
+        value: None where something was not measured, or only while others used the processors.
+    """
 
     underlay: str
     title: str
@@ -69,9 +73,11 @@ def _verdict(summaries: Mapping[Cell, Summary], target: Target, underlay: str) -
 
 def _value(summaries: Mapping[Cell, Summary], target: Target, underlay: str) -> float | None:
     own = summaries.get((underlay, ours, target.metric))
-    if own is None:
+    if own is None or own.disturbed:
         return None
     if target.beside is None:
         return own.median
     base = summaries.get((underlay, target.beside, target.metric))
-    return own.median / base.median if base is not None and base.median else None
+    if base is None or base.disturbed or base.median == 0:
+        return None
+    return own.median / base.median

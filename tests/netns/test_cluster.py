@@ -153,11 +153,11 @@ def test_ipv6_to_an_unleased_subnet_is_unreachable(cluster: Lab) -> None:
 
 
 def test_nothing_is_dropped_without_a_reason_to(cluster: Lab) -> None:
-    """After all the traffic above, only multicast, and what tests provoked, may have been dropped."""
+    """Only multicast, and what a socket's full buffer tells TCP on a busy machine, may have been dropped."""
     one, other = cluster.pods
     before = cluster.daemons[0].drops()
     assert one.ping(other, count=50, interval=0.005).ok
     assert one.iperf3(other, seconds=1).gbps > 0.05
     after = cluster.daemons[0].drops()
     grown = {reason for reason in after if after[reason] > before.get(reason, 0)}
-    assert grown <= {"send_multicast"}
+    assert grown <= {"send_multicast", "receive_socket"}

@@ -158,7 +158,10 @@ static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t s
 	coalesce_add(w, &ip, checksum, super_gso_size(w, &ip, gso_hint));
 }
 
-/* Whether the inner packet claims the whole message: then it is one uncut super-packet, not a train. */
+/* Whether a message that the kernel calls a train is one uncut super-packet: that happens to inner UDP alone, whose segment size
+ * the kernel reports as if it were the train's. Only the peer itself can make a train that looks like one, and the packet that
+ * it then smuggles in is one it may send anyway.
+ */
 static bool is_uncut(const struct worker *w, const uint8_t *data, uint32_t len)
 {
 	uint32_t overhead = w->dp->encap.overhead;
@@ -167,8 +170,8 @@ static bool is_uncut(const struct worker *w, const uint8_t *data, uint32_t len)
 	if (len < overhead + ipv6_header)
 		return false;
 	if (inner[0] >> 4 == 4)
-		return overhead + load16(inner + 2) == len;
-	return inner[0] >> 4 == 6 && overhead + ipv6_header + load16(inner + 4) == len;
+		return inner[9] == proto_udp && overhead + load16(inner + 2) == len;
+	return inner[0] >> 4 == 6 && inner[6] == proto_udp && overhead + ipv6_header + load16(inner + 4) == len;
 }
 
 void receive_train(struct worker *w, const struct fib *fib, const struct sockaddr *from, uint8_t *data, uint32_t len,

@@ -142,6 +142,8 @@ def sound(packet: bytes) -> bytes:
         del parsed.chksum
         if parsed.flags.MF or parsed.frag:
             return bytes(parsed)
+    if IPv6ExtHdrFragment in parsed:
+        return packet
     for layer, name in ((TCP, "chksum"), (UDP, "chksum"), (ICMP, "chksum"), (ICMPv6EchoRequest, "cksum")):
         if layer in parsed and getattr(parsed[layer], name):
             delattr(parsed[layer], name)

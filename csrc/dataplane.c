@@ -13,6 +13,7 @@
 
 #include "forwarder.h"
 #include "tun.h"
+#include "tunnel.h"
 #include "underlay.h"
 
 /* A TUN's MTU is at least 68 (RFC 791); udp and vxlan of an IPv6 overlay want 1280, which is the caller's business. */
@@ -95,6 +96,7 @@ static int init(struct dp *dp)
 	atomic_store(&dp->table, empty);
 	dp->offloads = tun_probe(config->edges[0].tun_fd, config->vnet_hdr, config->offloads);
 	dp->offloads = underlay_probe(config, dp->offloads);
+	dp->offloads = tunnel_probe(dp, dp->offloads);
 	for (uint32_t i = 0; i < config->workers; i++) {
 		dp->worker[i] = new_worker(dp, i);
 		if (!dp->worker[i])

@@ -30,7 +30,8 @@ enum dp_offload {
 	DP_OFFLOAD_UDP_SEGMENT = 4, /* a train of equal datagrams in one send */
 	DP_OFFLOAD_UDP_GRO = 8,     /* a train of equal datagrams in one receive */
 	DP_OFFLOAD_COALESCE = 16,   /* received segments of one flow are joined before the TUN write */
-	DP_OFFLOAD_ALL = 31,
+	DP_OFFLOAD_TUNNEL_GSO = 32, /* a super-packet leaves whole, through a TAP (Linux 6.17) */
+	DP_OFFLOAD_ALL = 63,
 };
 
 /* An underlay or overlay address: IPv4 in the first 4 bytes, network order. */
@@ -61,6 +62,7 @@ struct dp_config {
 	struct dp_edges edges[DP_MAX_WORKERS];
 	uint32_t sources;              /* how many sockets to send from; the flow hash chooses (source-port entropy) */
 	int source_fds[DP_MAX_SOURCES];
+	int tunnel_fd; /* TAP with virtio-net headers whose frames reach the underlay device; -1: there is none */
 };
 
 /* What an overlay prefix means. The slot (0 … DP_MAX_PEERS-1) is the caller's name for it, and its counters' index. */
@@ -89,6 +91,7 @@ struct dp_counters {
 	uint64_t tun_reads;          /* successful reads of the TUN (super-packets count once) */
 	uint64_t tun_writes;
 	uint64_t underlay_sends;     /* datagram trains handed to the kernel */
+	uint64_t tunnel_sends;       /* super-packets that left whole */
 	uint64_t underlay_receives;  /* datagram trains taken from the kernel */
 	uint64_t icmp_sent;          /* ICMP errors written to the TUN */
 	uint64_t table_changes;      /* times this worker took a newer forwarding table */

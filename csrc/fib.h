@@ -13,6 +13,12 @@
 #include "dataplane.h"
 #include "packet.h"
 
+union underlay_address {
+	struct sockaddr sa;
+	struct sockaddr_in in;
+	struct sockaddr_in6 in6;
+};
+
 struct fib_peer {
 	uint32_t slot;
 	uint32_t sender;        /* number of its underlay address in this table; peers that share an address share it */
@@ -21,11 +27,7 @@ struct fib_peer {
 	uint8_t broadcast[4];
 	uint8_t vtep_mac[6];
 	socklen_t address_len;
-	union {
-		struct sockaddr sa;
-		struct sockaddr_in in;
-		struct sockaddr_in6 in6;
-	} address;              /* next hop, ready for sendmsg */
+	union underlay_address address; /* next hop, ready for sendmsg */
 };
 
 struct fib;

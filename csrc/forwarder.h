@@ -126,6 +126,7 @@ struct worker {
 	_Atomic(const struct fib *) table;
 	struct dp_counters counters;
 	struct dp_peer_counters *peers;  /* by slot */
+	uint16_t outer_id;               /* IPv4 ID of the next datagram that we make the outer header of */
 	double icmp_tokens[icmp_errors];
 	uint64_t icmp_refilled_ns[icmp_errors];
 	struct send_batch send;
@@ -136,6 +137,7 @@ struct dp {
 	struct dp_config config;
 	struct encap encap;
 	uint32_t offloads;
+	union underlay_address source[DP_MAX_SOURCES]; /* what source_fds are bound to; for DP_OFFLOAD_TUNNEL_GSO */
 	int stop_fd;
 	atomic_bool stopping;
 	_Atomic(const struct fib *) table;

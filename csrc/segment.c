@@ -34,6 +34,11 @@ uint32_t segment_size(const struct segmenter *s)
 	return s->headers + (left < s->gso_size ? left : s->gso_size);
 }
 
+uint32_t segment_count(const struct segmenter *s)
+{
+	return (s->ip.len - s->headers + s->gso_size - 1) / s->gso_size;
+}
+
 static void write_ip_header(const struct segmenter *s, uint8_t *out, uint32_t len)
 {
 	struct ip ip = s->ip;

@@ -24,6 +24,9 @@ bool segment_begin(struct segmenter *s, const struct ip *super, uint32_t gso_siz
 /* Size of the next segment, 0 when none is left. */
 uint32_t segment_size(const struct segmenter *s);
 
+/* How many segments there are in all. */
+uint32_t segment_count(const struct segmenter *s);
+
 /* Write the next segment (segment_size bytes, more than 0) to out. */
 void segment_next(struct segmenter *s, uint8_t *out);
 

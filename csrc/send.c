@@ -16,6 +16,7 @@
 
 #include "segment.h"
 #include "tun.h"
+#include "tunnel.h"
 #include "underlay.h"
 
 /* The kernel's own senders stay within these (TCP_MIN_GSO_SIZE; UDP_MAX_SEGMENTS); a pod with a raw device may not, and a
@@ -47,6 +48,21 @@ static void send_whole(struct worker *w, const struct ip *ip, const struct fib_p
 	write_encap(encap, ip->data, ip->version, peer);
 	underlay_queue(w, ip->data - encap->overhead, ip->len + encap->overhead, peer, source, encap->carries_ecn ? ip->ecn : 0);
 	count_sent(w, peer, 1, ip->len);
+}
+
+/* What is queued goes first: it may be of the same flow. */
+static bool send_uncut(struct worker *w, const struct segmenter *segments, const struct fib_peer *peer, uint32_t source)
+{
+	uint32_t packets = segment_count(segments);
+
+	if (!(w->offloads & DP_OFFLOAD_TUNNEL_GSO) || packets < 2 || !tunnel_fits(w, &segments->ip))
+		return false;
+	write_encap(&w->dp->encap, segments->ip.data, segments->ip.version, peer);
+	underlay_flush(w);
+	if (!tunnel_send(w, segments, peer, source))
+		return false;
+	count_sent(w, peer, packets, segments->ip.len + (uint64_t)(packets - 1) * segments->headers);
+	return true;
 }
 
 static uint32_t send_super(struct worker *w, struct segmenter *segments, const struct fib_peer *peer, uint32_t source)
@@ -158,6 +174,8 @@ static uint32_t send_packet(struct worker *w, const struct fib *fib, uint8_t *da
 
 	uint32_t source = (dp->encap.entropy ? ip_flow_hash(&ip) : w->index) % dp->config.sources;
 
+	if (is_super && send_uncut(w, &segments, peer, source))
+		return 1;
 	if (is_super)
 		return send_super(w, &segments, peer, source);
 	send_whole(w, &ip, peer, source);

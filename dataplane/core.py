@@ -26,6 +26,7 @@ offload_bits: Mapping[str, int] = {
     "udp_segment": lib.DP_OFFLOAD_UDP_SEGMENT,
     "udp_gro": lib.DP_OFFLOAD_UDP_GRO,
     "coalesce": lib.DP_OFFLOAD_COALESCE,
+    "tunnel_gso": lib.DP_OFFLOAD_TUNNEL_GSO,
 }
 all_offloads = frozenset(offload_bits)
 max_workers: int = lib.DP_MAX_WORKERS
@@ -47,6 +48,7 @@ class ForwarderConfig:
         underlay_family: 4 or 6.
         tun_fds, receive_fds: one of each per worker, non-blocking, owned by the caller.
         source_fds: sockets to send from; the flow hash chooses one.
+        tunnel_fd: a TAP that takes tunnel super-packets for the underlay (host/tunnel.py), -1 without.
         vnet_hdr: the TUN was opened with IFF_VNET_HDR.
         vni, vtep_mac: vxlan only.
         tunnel4, tunnel6: our addresses on the TUN.
@@ -61,6 +63,7 @@ class ForwarderConfig:
     tun_fds: tuple[int, ...]
     receive_fds: tuple[int, ...]
     source_fds: tuple[int, ...]
+    tunnel_fd: int = -1
     vnet_hdr: bool = True
     vni: int = 1
     vtep_mac: bytes = bytes(6)
@@ -105,6 +108,7 @@ class Forwarder:
         for edges, tun_fd, receive_fd in zip(raw.edges, config.tun_fds, config.receive_fds, strict=False):
             edges.tun_fd = tun_fd
             edges.receive_fd = receive_fd
+        raw.tunnel_fd = config.tunnel_fd
         raw.sources = len(config.source_fds)
         for index, fd in enumerate(config.source_fds):
             raw.source_fds[index] = fd

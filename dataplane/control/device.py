@@ -6,14 +6,18 @@ that it reads, and the device vanishes with its last descriptor.
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Protocol
 
 from dataplane.backends.base import DevicePlan
+from dataplane.errors import HostError
 from dataplane.model import IPNetwork, Peer
 from dataplane.observe.state import Forwarding
+
+log = logging.getLogger(__name__)
 
 vxlan_sources = 16  # source ports, so that the underlay can spread flows (RFC 7348 section 5)
 
@@ -82,6 +86,7 @@ class TunDevice:
             if plan.wire == "vxlan":
                 sources = open_sources(plan.underlay_address, plan.interface, vxlan_sources)
                 _close_later(undo, sources)
+            tunnel_fd = _open_tunnel(undo, plan.interface)
             addresses = {address.version: address.ip for address in plan.addresses}
             forwarder = CoreForwarder(
                 ForwarderConfig(
@@ -92,6 +97,7 @@ class TunDevice:
                     tun_fds=tun.fds,
                     receive_fds=tuple(sock.fileno() for sock in receive),
                     source_fds=tuple(sock.fileno() for sock in sources),
+                    tunnel_fd=tunnel_fd,
                     vnet_hdr=tun.vnet_hdr,
                     vni=plan.vni,
                     vtep_mac=plan.vtep_mac,
@@ -110,6 +116,21 @@ class TunDevice:
     def close(self) -> None:
         """Stop the workers, free the core, close sockets and TUN, in this order. May be called again."""
         self._undo.close()
+
+
+def _open_tunnel(undo: ExitStack, interface: str) -> int:
+    """A TAP for uncut super-packets where that pays; -1 where it does not, or cannot be had: the core cuts them."""
+    from dataplane.host.tunnel import TunnelTap, is_worthwhile
+
+    try:
+        if not is_worthwhile(interface):
+            return -1
+        tap = TunnelTap(interface)
+    except HostError as error:
+        log.info("super-packets are cut by this process: %s", error)
+        return -1
+    undo.callback(tap.close)
+    return tap.fd
 
 
 def _close_later(undo: ExitStack, sockets: list[socket.socket]) -> None:

@@ -18,11 +18,10 @@ from dataclasses import dataclass, field
 import pytun
 
 from dataplane.errors import HostError
+from dataplane.host.ethtool import driver_of
 
 _device_node = "/dev/net/tun"
 _tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
-_siocethtool = 0x8946  # linux/sockios.h
-_ethtool_gdrvinfo = 3  # linux/ethtool.h
 _ifreq_size = 40  # sizeof(struct ifreq) on 64-bit kernels; 32-bit ones read less
 _base_flags = pytun.IFF_TUN | pytun.IFF_NO_PI
 _queue_flags = _base_flags | pytun.IFF_MULTI_QUEUE
@@ -114,15 +113,10 @@ def _flags_of(fd: int) -> int:
 
 
 def _driver_of(name: str) -> str:
-    """Driver of a link ("tun", "vxlan"), "" if it cannot be told; asks the socket's own network namespace."""
-    info = array.array("B", struct.pack("=I", _ethtool_gdrvinfo) + bytes(192))
-    request = struct.pack("16sP16x", name.encode(), info.buffer_info()[0])
     try:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            fcntl.ioctl(probe, _siocethtool, request)
-    except OSError:
+        return driver_of(name)
+    except HostError:
         return ""
-    return info.tobytes()[4:36].split(b"\0")[0].decode(errors="replace")
 
 
 def _explain(name: str, error: OSError) -> str:

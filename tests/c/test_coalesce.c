@@ -31,7 +31,7 @@ static struct edges open_edges(uint32_t offloads)
 	struct edges e = {.peer = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0xc0000202)}};
 	struct dp_config config = {
 		.backend = DP_BACKEND_UDP, .offloads = offloads, .vnet_hdr = 1, .port = 8285, .mtu = 1472, .underlay_family = 4,
-		.tunnel4 = {4, {10, 5, 1, 0}}, .workers = 1, .sources = 1,
+		.tunnel4 = {4, {10, 5, 1, 0}}, .workers = 1, .sources = 1, .tunnel_fd = -1,
 	};
 	struct dp_peer own = {.prefix = {4, {10, 5, 1, 0}}, .prefix_len = 24, .local = 1};
 	struct dp_peer own6 = {.prefix = {6, {0xfd, 1}}, .prefix_len = 64, .local = 1};

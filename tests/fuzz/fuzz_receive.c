@@ -25,7 +25,7 @@ static struct dp *make(uint32_t offloads)
 		.backend = DP_BACKEND_UDP,
 #endif
 		.offloads = offloads, .vnet_hdr = offloads & 1, .port = 8472, .mtu = 1450, .underlay_family = 4,
-		.tunnel4 = {4, {10, 5, 1, 0}}, .tunnel6 = {6, {0xfd, 1}}, .workers = 1, .sources = 1,
+		.tunnel4 = {4, {10, 5, 1, 0}}, .tunnel6 = {6, {0xfd, 1}}, .workers = 1, .sources = 1, .tunnel_fd = -1,
 	};
 	struct dp_peer peers[] = {
 		{.prefix = {4, {10, 5, 1, 0}}, .prefix_len = 24, .local = 1},

@@ -20,7 +20,6 @@ from dataplane.lab.bench.stats import rank_p, ratio_interval, summarise
 from dataplane.lab.bench.tables import cell_text
 from dataplane.lab.bench.targets import judge
 from dataplane.lab.bench.workloads import read_iperf3, read_step, workloads
-from dataplane.lab.bench.xdp import instructions
 from dataplane.lab.commands import LabError
 
 
@@ -215,14 +214,6 @@ def test_a_disturbed_measurement_is_repeated_for_what_happened_around_it_only() 
 def test_every_workload_gives_metrics_that_are_known() -> None:
     assert set(workloads) - {"rtt"} <= set(metrics)
     assert all(metric.key == key for key, metric in metrics.items())
-
-
-def test_xdp_program_is_redirect_to_the_device() -> None:
-    code = instructions(0x01020304)
-    assert len(code) == 4 * 8
-    assert code[:8] == bytes([0xB7, 1, 0, 0, 4, 3, 2, 1])
-    assert code[16:24] == bytes([0x85, 0, 0, 0, 23, 0, 0, 0])
-    assert code[24] == 0x95
 
 
 def test_report_is_one_page_that_fetches_nothing_and_shows_every_figure() -> None:

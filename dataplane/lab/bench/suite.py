@@ -13,8 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
+from dataplane import bpf
 from dataplane.errors import DataplaneError, HostError
-from dataplane.lab.bench import xdp
 from dataplane.lab.bench.contestants import Contestant
 from dataplane.lab.bench.metrics import Sample
 from dataplane.lab.bench.quiet import Quiet
@@ -91,7 +91,7 @@ class Suite:
             )
         if "wire" in plan.underlays:
             try:
-                xdp.check()
+                bpf.check(bpf.xdp_driver, bpf.redirecting(bpf.Helper.redirect, 1))
             except HostError as error:
                 self.left_out.append(f"the underlay wire: {error}")
                 plan = replace(plan, underlays=[name for name in plan.underlays if name != "wire"])

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from ipaddress import IPv4Address
 from pathlib import Path
+from socket import if_nametoindex
 
-from dataplane.lab.bench.xdp import Redirect
+from dataplane.bpf import Helper, Link, redirecting, xdp_driver
 from dataplane.lab.commands import batch, run
 from dataplane.lab.node import Node
 from dataplane.lab.topology import Place, Underlay, underlay_address, underlay_address6, underlay_ipv4, underlay_ipv6
@@ -48,7 +49,7 @@ class Wire(Underlay):
 
     def __init__(self) -> None:
         super().__init__()
-        self._redirects: list[Redirect] = []
+        self._redirects: list[Link] = []
 
     def attach(self, place: Place, number: int, mtu: int = 1500) -> None:
         """Give node `number` a pair of its own, whose other end stays here."""
@@ -68,7 +69,8 @@ class Wire(Underlay):
             _thread(node.name, "eth0")
         for port, other in zip(ports, reversed(ports), strict=True):
             run(None, "ethtool", "-K", port, "gro", "on")
-            self._redirects.append(Redirect(port, other))
+            program = redirecting(Helper.redirect, if_nametoindex(other))
+            self._redirects.append(Link(xdp_driver, program, if_nametoindex(port)))
             _thread(None, port)
 
     def close(self) -> None:

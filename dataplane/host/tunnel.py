@@ -1,0 +1,65 @@
+"""A TAP whose frames leave at the underlay device: the way out for super-packets that the core does not cut.
+
+    csrc/tunnel.c ── write ──▶ TAP ── BPF at its ingress, bpf_redirect_neigh ──▶ route, neighbour ──▶ underlay device
+
+The kernel finds the next hop and its MAC for each frame, as it does for the UDP sockets' datagrams. What must stay true:
+the TAP takes no packet of the host's (no address, no ARP, no IPv6), and it and its program vanish with their descriptors.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from contextlib import ExitStack
+
+import pytun
+
+from dataplane.bpf import Helper, Link, redirecting, tc_ingress
+from dataplane.errors import HostError
+from dataplane.host.ethtool import active_features
+from dataplane.host.sysctl import write_sysctl
+
+name_template = "flannel-gso%d"
+_feature = "tx-udp_tnl-csum-segmentation"
+
+
+def is_worthwhile(interface: str) -> bool:
+    """Whether the underlay device takes super-packets of a UDP tunnel uncut; raises `HostError`.
+
+    Where it does not, the kernel would cut them, and the core's trains (UDP_SEGMENT) are faster: docs/decisions/0009.
+    """
+    return _feature in active_features(interface)
+
+
+class TunnelTap:
+    """An open TAP. `fd`, non-blocking, is for csrc/tunnel.c, which probes what the kernel's TUN driver can do.
+
+    Raises:
+        HostError: no TAP can be made here, or the kernel refuses the program (it needs CAP_BPF and Linux 6.6).
+    """
+
+    def __init__(self, interface: str) -> None:
+        flags = pytun.IFF_TAP | pytun.IFF_NO_PI | pytun.IFF_VNET_HDR
+        with ExitStack() as undo:
+            try:
+                program = redirecting(Helper.redirect_neigh, socket.if_nametoindex(interface))
+                tap = pytun.TunTapDevice(name=name_template, flags=flags)
+                undo.callback(tap.close)
+                os.set_inheritable(tap.fileno(), False)  # pytun opens without O_CLOEXEC
+                os.set_blocking(tap.fileno(), False)
+                undo.callback(Link(tc_ingress, program, socket.if_nametoindex(tap.name)).close)
+                _keep_quiet(tap.name)
+                tap.up()
+            except OSError as error:
+                raise HostError(f"cannot open a TAP: {error.strerror or error}") from error
+            self.fd: int = tap.fileno()
+            self._undo = undo.pop_all()
+
+    def close(self) -> None:
+        """Take it away. May be called again."""
+        self._undo.close()
+
+
+def _keep_quiet(name: str) -> None:
+    if os.path.exists("/proc/sys/net/ipv6"):
+        write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", 1)

@@ -55,7 +55,7 @@ static bool send_uncut(struct worker *w, const struct segmenter *segments, const
 {
 	uint32_t packets = segment_count(segments);
 
-	if (!(w->offloads & DP_OFFLOAD_TUNNEL_GSO) || packets < 2 || !tunnel_fits(w, &segments->ip))
+	if (!(w->offloads & DP_OFFLOAD_TUNNEL_GSO) || packets < 2 || !tunnel_fits(w, segments))
 		return false;
 	write_encap(&w->dp->encap, segments->ip.data, segments->ip.version, peer);
 	underlay_flush(w);

@@ -68,9 +68,12 @@ uint32_t tunnel_probe(struct dp *dp, uint32_t wanted)
 	return wanted;
 }
 
-bool tunnel_fits(const struct worker *w, const struct ip *ip)
+bool tunnel_fits(const struct worker *w, const struct segmenter *segments)
 {
-	return ipv4_header + udp_header + w->dp->encap.overhead + ip->len <= packet_max;
+	const struct dp *dp = w->dp;
+
+	return segments->headers + segments->gso_size <= dp->config.mtu &&
+	       ipv4_header + udp_header + dp->encap.overhead + segments->ip.len <= packet_max;
 }
 
 static uint64_t address_sum(const union underlay_address *source, const union underlay_address *destination, bool is_ipv4)

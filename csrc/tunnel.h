@@ -12,8 +12,8 @@
 /* Whether the TAP takes tunnel super-packets for this underlay: sets its header size and offloads, learns our outer addresses. */
 uint32_t tunnel_probe(struct dp *dp, uint32_t wanted);
 
-/* Whether the outer lengths can hold the super-packet (16 bits). */
-bool tunnel_fits(const struct worker *w, const struct ip *ip);
+/* Whether the outer lengths (16 bits) can hold the super-packet, and the underlay device its segments: it fragments none. */
+bool tunnel_fits(const struct worker *w, const struct segmenter *segments);
 
 /* Send the super-packet that lies in the arena with its encap header before it. Returns false, with nothing sent, where the
  * TAP refused it; what cannot work a second time (anything but a full queue) ends this way out for the worker.

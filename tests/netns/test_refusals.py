@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, underlay_address
-from dataplane.lab.traffic import LongPing
+from dataplane.lab.traffic import LongPing, iperf3
 
 stranger_number = 9
 
@@ -208,3 +209,46 @@ def test_100000_random_datagrams_under_traffic(siege: Siege, who: str) -> None:
     status = siege.target.status()
     assert status is not None
     assert status["ready"], status["problems"]
+
+
+def test_nothing_hostile_passes_under_full_load(siege: Siege) -> None:
+    """Four TCP streams run at full speed; every refusal among them ends in its own counter, none comes in."""
+    assert siege.honest.net is not None
+    assert siege.honest.net.ipv4 is not None
+    spoofed = siege.inner(source=str(siege.honest.net.ipv4[5]))
+    hostile = {
+        "receive_inner_source": siege.wire(spoofed),
+        "receive_inner_destination": siege.wire(siege.inner(destination="8.8.8.8")),
+        "receive_multicast": siege.wire(siege.inner(destination="224.0.0.1")),
+        "receive_checksum": siege.wire(siege.inner())[:-1] + b"y",
+    }
+    if siege.backend == "vxlan":
+        hostile["receive_vni"] = siege.wire(siege.inner(), vni=2)
+        hostile["receive_vxlan_flags"] = siege.wire(siege.inner(), flags=0x88)
+    copies = 1000
+
+    def from_liar() -> int:
+        status = siege.target.status()
+        assert status is not None
+        return sum(int(p["rx_packets"]) for p in status["peers"] if p["public_ip"] == str(siege.liar.address))
+
+    drops, accepted = drops_of(siege.target), from_liar()
+    ends = (siege.target.pods[0].name, siege.honest.pods[0].name, siege.target.pods[0].address_of(4))
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        load = pool.submit(iperf3, *ends, seconds=4, streams=4)
+        start = received(siege.target)
+        wait_for(lambda: received(siege.target) > start + 10_000, 10, "the load to run")
+        lines = [f"data {datagram.hex()}" for datagram in hostile.values()] * copies
+        assert siege.send(siege.liar, siege.liar.address, lines) == len(lines)
+        lines = [f"data {siege.wire(siege.inner()).hex()}"] * copies
+        assert siege.send(siege.stranger, underlay_address(stranger_number), lines) == copies
+        assert not load.done()
+        carried = load.result()
+    expected = dict.fromkeys([*hostile, "receive_unknown_sender"], copies)
+    counted = moved(drops, drops_of(siege.target))
+    lost = counted.pop("receive_socket", 0)  # under such a load the kernel may drop some before we see them
+    assert counted.keys() == expected.keys()
+    assert all(counted[reason] <= copies for reason in counted)
+    assert sum(expected.values()) - sum(counted.values()) <= lost
+    assert from_liar() == accepted
+    assert carried.gbps > 0.1

@@ -4,7 +4,8 @@
 
 The core is node 1: underlay 127.0.0.1 (or ::1), overlay 10.5.1.0/24 and fd05:1::/64. Node 2 is 127.0.0.2 with 10.5.2.0/24
 and fd05:2::/64, node 3 is 127.0.0.3 with 10.5.3.0/24 and fd05:3::/64; 127.0.0.9 holds no lease. With ::1 all are one address.
-Flows keep their order only within one source socket, so there is one unless a test is about several.
+Flows keep their order only within one source socket, so there is one unless a test is about several. With `tunnel` a
+third pair stands for the TAP that takes super-packets whole; a socket has no ioctls of a TUN, which the core allows for.
 What must stay true: nobody sleeps. To prove that something was dropped, a good packet is sent behind it, and only that
 one arrives; `expect_drops` then looks at every drop counter.
 """
@@ -85,6 +86,7 @@ class Edges:
 
     Attributes:
         tuns: the test's end of each worker's TUN queue.
+        tap, core_tap: the two ends of the TAP, the test's and the core's; only with `tunnel`.
         peer, third, stranger: UDP sockets of node 2, of node 3, and of nobody.
         target: address of the core's receive sockets.
     """
@@ -99,6 +101,7 @@ class Edges:
         workers: int = 1,
         family: int = 4,
         sources: int = 1,
+        tunnel: bool = False,
         start: bool = True,
     ) -> None:
         self.backend, self.family, self.vnet_hdr = backend, family, vnet_hdr
@@ -115,6 +118,9 @@ class Edges:
         own_sources = [self._udp("127.0.0.1", 0) for _ in range(sources if backend == "vxlan" else 0)]
         self.core_tuns = [pair[1] for pair in pairs]
         self._owned += [*self.tuns, *self.core_tuns]
+        if tunnel:
+            self.tap, self.core_tap = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self._owned += [self.tap, self.core_tap]
         for edge in self._owned:
             edge.setblocking(False)
             _grow(edge)
@@ -126,6 +132,7 @@ class Edges:
             tun_fds=tuple(tun.fileno() for tun in self.core_tuns),
             receive_fds=tuple(receive.fileno() for receive in receives),
             source_fds=tuple(s.fileno() for s in own_sources or receives),
+            tunnel_fd=self.core_tap.fileno() if tunnel else -1,
             vnet_hdr=vnet_hdr,
             vni=vni,
             vtep_mac=own_mac,
@@ -188,6 +195,17 @@ class Edges:
         while not (came and came[-1][1] == marker):
             came.append(self.recv_tun())
         return came[:-1]
+
+    # The TAP
+
+    def recv_tap(self) -> bytes:
+        """The next frame that leaves whole, with its virtio-net header."""
+        assert select.select([self.tap], [], [], patience_s)[0], f"no frame came to the TAP; drops {self.drops()}"
+        return self.tap.recv(1 << 17)
+
+    def tap_is_empty(self) -> bool:
+        """Nothing waits there; of use once something sent later has come out elsewhere."""
+        return not select.select([self.tap], [], [], 0)[0]
 
     # The underlay edge
 

@@ -97,22 +97,22 @@ static bool merge_ecn(struct ip *ip, uint8_t outer)
 	return true;
 }
 
-/* A sender with a kernel vxlan on a link that carries super-packets (veth between containers) hands them over uncut. The
- * payload of their segments is lost on the way (gso_hint 0), or for UDP it is what the kernel reports as the train's segment.
- * For TCP the largest that fits the MTU is as good: segment borders carry no meaning there.
+/* A sender that does not cut, on a link that carries super-packets (veth between containers), hands them over whole: a kernel
+ * vxlan, or our own tunnel edge. The payload of their segments is what the kernel reports as the train's segment for UDP. For
+ * TCP it is lost on the way (gso_hint 0); the largest that fits the MTU is as good, since segment borders carry no meaning there.
  */
 static uint32_t super_gso_size(const struct worker *w, const struct ip *ip, uint32_t gso_hint)
 {
 	uint32_t mtu = w->dp->config.mtu;
 
-	if (ip->len <= mtu)
-		return 0;
-	if (ip->proto == proto_tcp) {
+	if (ip->proto == proto_udp)
+		return gso_hint;
+	if (ip->len > mtu && ip->proto == proto_tcp) {
 		uint32_t headers = ip->l4 + (uint32_t)(ip->data[ip->l4 + 12] >> 4) * 4;
 
 		return headers < mtu ? mtu - headers : 0;
 	}
-	return ip->proto == proto_udp ? gso_hint : 0;
+	return 0;
 }
 
 static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t sender, uint8_t *data, uint32_t len,
@@ -162,16 +162,13 @@ static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t s
  * the kernel reports as if it were the train's. Only the peer itself can make a train that looks like one, and the packet that
  * it then smuggles in is one it may send anyway.
  */
-static bool is_uncut(const struct worker *w, const uint8_t *data, uint32_t len)
+static bool is_uncut(const struct worker *w, uint8_t *data, uint32_t len)
 {
 	uint32_t overhead = w->dp->encap.overhead;
-	const uint8_t *inner = data + overhead;
+	struct ip ip;
 
-	if (len < overhead + ipv6_header)
-		return false;
-	if (inner[0] >> 4 == 4)
-		return inner[9] == proto_udp && overhead + load16(inner + 2) == len;
-	return inner[0] >> 4 == 6 && inner[6] == proto_udp && overhead + ipv6_header + load16(inner + 4) == len;
+	return len > overhead && ip_parse(data + overhead, len - overhead, &ip) && overhead + ip.len == len &&
+	       ip.proto == proto_udp && !ip.fragment;
 }
 
 void receive_train(struct worker *w, const struct fib *fib, const struct sockaddr *from, uint8_t *data, uint32_t len,

@@ -72,6 +72,7 @@ bool tunnel_fits(const struct worker *w, const struct segmenter *segments)
 {
 	const struct dp *dp = w->dp;
 
+	/* An IPv6 length does not count its own header, so the IPv4 one is the stricter. */
 	return segments->headers + segments->gso_size <= dp->config.mtu &&
 	       ipv4_header + udp_header + dp->encap.overhead + segments->ip.len <= packet_max;
 }

@@ -117,7 +117,8 @@ def test_the_kernels_vxlan_understands_it(make_lab: MakeLab, version: int) -> No
 
 @versions
 @pytest.mark.parametrize(
-    ("amount", "segment"), [(24_000, 1200), (24_001, 1200), (25_199, 1200), (2400, 1200), (1500, 1000), (12_800, 100)]
+    ("amount", "segment"),
+    [(24_000, 1200), (24_001, 1200), (25_199, 1200), (2400, 1200), (1500, 1000), (12_800, 100), (300, 100), (64, 1)],
 )
 def test_a_pods_own_trains_of_datagrams(cluster: Lab, version: int, amount: int, segment: int) -> None:
     one, other = cluster.daemons[:2]

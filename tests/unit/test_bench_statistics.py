@@ -183,9 +183,15 @@ def test_documents_are_read_back_and_damage_is_named(tmp_path: Path) -> None:
 
 
 def test_iperf3_and_udpload_are_read() -> None:
-    text = json.dumps({"end": {"sum_received": {"bits_per_second": 8e9, "bytes": 1e9}}})
-    assert read_iperf3(text) == (8.0, 1e9)
-    for bad in ("", "{}", '{"error": "unable to connect"}', text.replace("1000000000.0", "0")):
+    intervals = [{"sum": {"bytes": 5e8, "omitted": True}}, {"sum": {"bytes": 1e9}}]
+    text = json.dumps({"end": {"sum_received": {"bits_per_second": 8e9}}, "intervals": intervals})
+    assert read_iperf3(text) == (8.0, 1.5e9)
+    for bad in (
+        "",
+        "{}",
+        '{"error": "unable to connect"}',
+        text.replace("1000000000.0", "0").replace("500000000.0", "0"),
+    ):
         with pytest.raises(LabError):
             read_iperf3(bad)
     step = read_step(1000, {"packets": 500, "seconds": 0.5}, {"packets": 499}, 0.1)

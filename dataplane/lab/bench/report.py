@@ -59,7 +59,7 @@ def _context(document: Mapping[str, Any], samples: Sequence[Sample]) -> str:
             f"Linux {machine['kernel']} on {machine['architecture']}, {machine['processors']} × {machine['processor']}"
             f"{', virtual' if machine['virtual'] else ''}, {machine['memory_gb']} GB, Python {machine['python']}",
             f"rounds: {options.get('rounds')}; order random within a round, seed {options.get('seed')}; "
-            f"seconds of each TCP run {options.get('tcp_seconds')}, UDP step {options.get('udp_seconds')}, "
+            f"seconds of each TCP run {options.get('tcp_seconds')} after {options.get('tcp_warm_up_seconds')}, UDP step {options.get('udp_seconds')}, "
             f"round trips {options.get('rtt_seconds')}",
             f"pinned, node 1 with its pod on one processor and node 2 on another: {', '.join(options.get('pinned', []))}; "
             "the scheduler places the rest",

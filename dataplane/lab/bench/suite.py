@@ -39,6 +39,7 @@ class Plan:
     workloads: Sequence[Workload]
     rounds: int
     tcp_seconds: int
+    tcp_warm_up_seconds: int
     udp_seconds: float
     rtt_seconds: float
     seed: int
@@ -62,7 +63,14 @@ class Suite:
         self._say = say
         allowed = sorted(os.sched_getaffinity(0))
         self._all_cpus = set(allowed)
-        self._bench = Bench(tools, (allowed[0], allowed[-1]), plan.tcp_seconds, plan.udp_seconds, plan.rtt_seconds)
+        self._bench = Bench(
+            tools,
+            (allowed[0], allowed[-1]),
+            plan.tcp_seconds,
+            plan.tcp_warm_up_seconds,
+            plan.udp_seconds,
+            plan.rtt_seconds,
+        )
         self._quiet = Quiet(plan.patience_s)
 
     def run(self) -> None:

@@ -34,12 +34,14 @@ class Bench:
     Attributes:
         cpus: the processors of node 1 and of node 2 for pinned work.
         tcp_seconds, udp_seconds, rtt_seconds: of each run, of each step of a search, of ping-pong.
+        tcp_warm_up_seconds: before a TCP run counts: TCP is finding its rate.
         peaks: the last peak found, packets per second, where the next search begins.
     """
 
     tools: Tools | None
     cpus: tuple[int, int]
     tcp_seconds: int = 1
+    tcp_warm_up_seconds: int = 1
     udp_seconds: float = 0.4
     rtt_seconds: float = 0.5
     peaks: dict[tuple[str, str, int], float] = field(default_factory=dict)
@@ -64,10 +66,11 @@ def run_tcp(count: int, back: bool, bench: Bench, underlay: str, contestant: Con
     """Move data with iperf3 from pod to pod over `count` streams, or back; node 1 is the client."""
     client, server = contestant.pods
     words = ["iperf3", "-c", server.address, "-p", _iperf_port, "-t", str(bench.tcp_seconds), "-J", "-P", str(count)]
-    words += ["--connect-timeout", "3000", *(["-R"] if back else [])]
+    words += ["-O", str(bench.tcp_warm_up_seconds), "--connect-timeout", "3000", *(["-R"] if back else [])]
     with _serving(server, bench.cpus[1], "iperf3", "-s", "-1", "-p", _iperf_port, "--forceflush"):
         before = busy_seconds()
-        text = _finish(_start(client, bench.cpus[0], *words), bench.tcp_seconds + 10)
+        limit_s = bench.tcp_warm_up_seconds + bench.tcp_seconds + 10
+        text = _finish(_start(client, bench.cpus[0], *words), limit_s)
         spent = busy_seconds() - before
     gbps, payload_bytes = read_iperf3(text)
     key = f"tcp{count}" + ("_back" if back else "")
@@ -75,13 +78,14 @@ def run_tcp(count: int, back: bool, bench: Bench, underlay: str, contestant: Con
 
 
 def read_iperf3(text: str) -> tuple[float, float]:
-    """Return 10^9 bit/s and bytes that arrived, from iperf3's JSON; raises `LabError` with what it said instead."""
+    """Return 10^9 bit/s after the warm-up, and all bytes with it, from iperf3's JSON; raises `LabError` with what it said instead."""
     try:
         document: dict[str, Any] = json.loads(text)
         if document.get("error"):
             raise LabError(f"iperf3: {document['error']}")
         total = document["end"]["sum_received"]
-        gbps, payload_bytes = total["bits_per_second"] / 1e9, float(total["bytes"])
+        gbps = total["bits_per_second"] / 1e9
+        payload_bytes = float(sum(interval["sum"]["bytes"] for interval in document["intervals"]))
     except (ValueError, KeyError, TypeError) as error:
         raise LabError(f"iperf3 gave no result ({error}): {text[-300:]!r}") from None
     if payload_bytes <= 0:

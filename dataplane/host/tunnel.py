@@ -20,7 +20,8 @@ from dataplane.host.ethtool import active_features
 from dataplane.host.sysctl import write_sysctl
 
 name_template = "flannel-gso%d"
-_feature = "tx-udp_tnl-csum-segmentation"
+# The kernel passes a super-packet on only where all of its kinds are taken (linux/netdevice.h, net_gso_ok).
+_needed = frozenset({"tx-udp_tnl-csum-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation"})
 
 
 def is_worthwhile(interface: str) -> bool:
@@ -28,7 +29,7 @@ def is_worthwhile(interface: str) -> bool:
 
     Where it does not, the kernel would cut them, and the core's trains (UDP_SEGMENT) are faster: docs/decisions/0009.
     """
-    return _feature in active_features(interface)
+    return _needed <= active_features(interface)
 
 
 class TunnelTap:

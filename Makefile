@@ -61,7 +61,6 @@ bench: build ## the benchmark suite, about 25 minutes (BENCH=--quick: under one)
 	@ninja -C build/bench > build/bench/ninja.log || { cat build/bench/ninja.log; exit 1; }
 	@mkdir -p $(BENCH_OUTPUT)
 	@$(BIN)/python -m pytest bench --benchmark-quiet --benchmark-json=$(BENCH_OUTPUT)/pieces.json
-	@$(BIN)/python bench/growth.py --json $(BENCH_OUTPUT)/growth.json $(filter --quick,$(BENCH))
 	@$(BIN)/dataplane bench --output $(BENCH_OUTPUT) $(BENCH)
 
 clean: ## remove everything that the other targets made

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dataplane.lab.bench.growth import Growth, Row
     from dataplane.lab.bench.metrics import Sample
-    from dataplane.lab.bench.suite import Plan
+    from dataplane.lab.bench.suite import Plan, Suite
     from dataplane.lab.bench.tools import Tools
 
 _quick_contestants = ("kernel", "dataplane", "plain")
@@ -26,6 +27,8 @@ _quick_workloads = ("tcp1", "tcp4", "udp64", "rtt")
 _quick_underlays = ("segmenting",)
 _default_rounds = 5
 _quick_rounds = 2
+_growth = "growth"
+_growth_rounds = 9
 _report_name = "report.html"
 
 
@@ -43,13 +46,19 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--output", metavar="DIR", help=f"write results.json and {_report_name} to DIR")
     parser.add_argument(
-        "--rounds", type=_rounds, metavar="N", help=f"rounds (default: {_default_rounds}, with --quick {_quick_rounds})"
+        "--rounds",
+        type=_rounds,
+        metavar="N",
+        help=f"rounds (default: {_default_rounds}, growth {_growth_rounds}; with --quick {_quick_rounds})",
     )
     parser.add_argument(
         "--underlay", action="append", metavar="NAME", help="offloads, segmenting or wire; may be repeated"
     )
     parser.add_argument(
-        "--only", action="append", metavar="NAME", help="a contestant (kernel, bare, …) or a workload (tcp1, udp64, …)"
+        "--only",
+        action="append",
+        metavar="NAME",
+        help="a contestant (kernel, bare, …), a workload (tcp1, udp64, …) or growth",
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random order (default: 1)")
     parser.add_argument(
@@ -103,34 +112,61 @@ class _Run:
 
     def run(self) -> int:
         from dataplane.lab.bench import document
+        from dataplane.lab.bench.growth import summarise
         from dataplane.lab.bench.suite import Suite
         from dataplane.lab.node import check_tun
 
         check_tun()
         started = datetime.now(UTC).isoformat(timespec="seconds")
         self._introduce()
-        suite = Suite(self._plan, self._tools(), self._say)
+        tools = self._tools()
+        suite = Suite(self._plan, tools, self._say)
+        grown = self._growth(tools)
         interrupted = False
         try:
+            if grown:
+                grown.run()
             suite.run()
         except KeyboardInterrupt:
             self._say("interrupted; everything is being removed, and what was measured is shown")
             interrupted = True
+        failures = [*(grown.failures if grown else []), *suite.failures]
         found = document.compose(
             suite.samples,
-            suite.failures,
+            failures,
             self._options(),
             started,
             time.monotonic() - self._start,
             suite.left_out,
+            grown,
         )
-        self._show(suite)
-        self._write(found, suite.samples)
-        for failure in suite.failures:
+        costs = summarise(grown.groups, grown.costs) if grown else []
+        self._show(suite, costs)
+        self._write(found, suite.samples, costs)
+        for failure in failures:
             print(f"FAILED: {failure}", file=sys.stderr)
         if interrupted:
             return 130
-        return 1 if suite.failures else 0
+        return 1 if failures else 0
+
+    def _growth(self, tools: Tools | None) -> Growth | None:
+        if self._args.only and _growth not in self._args.only:
+            return None
+        if not tools:
+            self._say("LEFT OUT: growth, which is measured by a program of bench/")
+            return None
+        from dataplane.lab.bench.growth import Growth, groups
+
+        quick = self._args.quick
+        return Growth(
+            tools.growth,
+            groups(quick),
+            self._args.rounds or (_quick_rounds if quick else _growth_rounds),
+            packets=40_000 if quick else 200_000,
+            seed=self._args.seed,
+            patience_s=2 if quick else 60,
+            say=self._say,
+        )
 
     def _tools(self) -> Tools | None:
         from dataplane.lab.bench import tools
@@ -143,6 +179,8 @@ class _Run:
 
     def _introduce(self) -> None:
         plan = self._plan
+        if not plan.underlays:
+            return
         print(
             "Two nodes and a pod on each, for every contestant, in a private enclosure; the host's network is not touched.\n"
             "TCP is pinned (node 1 with its pod on one processor, node 2 on another), UDP and round trips are not.\n"
@@ -172,16 +210,18 @@ class _Run:
             "seed": plan.seed,
         }
 
-    def _show(self, suite: Any) -> None:
+    def _show(self, suite: Suite, costs: Sequence[Row]) -> None:
         from rich.console import Console
 
+        from dataplane.lab.bench import growth
         from dataplane.lab.bench.stats import summarise
         from dataplane.lab.bench.tables import show
         from dataplane.lab.bench.targets import judge
 
         summaries = summarise(suite.samples)
         wide = None if self._out.isatty() else 180
-        show(Console(file=self._out, width=wide), summaries, judge(summaries))
+        verdicts = [*judge(summaries), *growth.judge(costs)]
+        show(Console(file=self._out, width=wide), summaries, verdicts, costs)
         disturbed = sum(sample.disturbed for sample in suite.samples)
         if disturbed:
             print(
@@ -190,7 +230,7 @@ class _Run:
                 file=self._out,
             )
 
-    def _write(self, found: dict[str, Any], samples: Sequence[Sample]) -> None:
+    def _write(self, found: dict[str, Any], samples: Sequence[Sample], costs: Sequence[Row]) -> None:
         from dataplane.lab.bench import plots, report
 
         text = json.dumps(found, indent=1) + "\n"
@@ -202,7 +242,7 @@ class _Run:
             directory = Path(self._args.output)
             directory.mkdir(parents=True, exist_ok=True)
             (directory / "results.json").write_text(text)
-            (directory / _report_name).write_text(report.page(found, samples))
+            (directory / _report_name).write_text(report.page(found, samples, costs))
             if not plots.available():
                 self._say("the report has no plots: matplotlib is not installed (extra: dev)")
             self._say(f"results are in {directory / 'results.json'} and {directory / _report_name}")
@@ -216,10 +256,12 @@ def _plan(args: argparse.Namespace) -> Plan:
 
     only = args.only or []
     _check(args, "--underlay", args.underlay or [], list(underlays))
-    _check(args, "--only", only, [*contestants, *workloads])
+    _check(args, "--only", only, [*contestants, *workloads, _growth])
     who = [name for name in contestants if name in only] or list(_quick_contestants if args.quick else contestants)
     what = [key for key in workloads if key in only] or list(_quick_workloads if args.quick else workloads)
-    where = list(dict.fromkeys(args.underlay or (_quick_underlays if args.quick else underlays)))
+    if set(only) == {_growth}:
+        who, what = [], []
+    where = [] if not who else list(dict.fromkeys(args.underlay or (_quick_underlays if args.quick else underlays)))
     return Plan(
         where,
         who,

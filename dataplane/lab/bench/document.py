@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.errors import DataplaneError
+from dataplane.lab.bench import growth
 from dataplane.lab.bench.metrics import Sample, metrics
 from dataplane.lab.bench.stats import summarise
 from dataplane.lab.bench.targets import judge
@@ -44,14 +45,17 @@ def compose(
     started: str,
     seconds: float,
     left_out: Sequence[str] = (),
+    grown: growth.Growth | None = None,
 ) -> dict[str, Any]:
     """Return the whole document of one run.
 
     Args:
         started: UTC, ISO 8601.
         seconds: how long the run took.
+        grown: None if growth was not measured.
     """
     summaries = summarise(samples)
+    costs = growth.summarise(grown.groups, grown.costs) if grown else []
     return {
         "format": format_number,
         "started": started,
@@ -65,7 +69,8 @@ def compose(
             {"underlay": underlay, "contestant": contestant, "metric": metric, **asdict(summary)}
             for (underlay, contestant, metric), summary in summaries.items()
         ],
-        "targets": [asdict(verdict) for verdict in judge(summaries)],
+        "targets": [asdict(verdict) for verdict in [*judge(summaries), *growth.judge(costs)]],
+        "growth": grown.document() if grown else None,
         "failures": list(failures),
         "left_out": list(left_out),
     }

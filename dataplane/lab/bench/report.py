@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from dataplane.lab.bench import plots
+from dataplane.lab.bench import growth, plots
 from dataplane.lab.bench.metrics import Sample, contestants, metrics, underlays
 from dataplane.lab.bench.stats import Cell, Summary, group, summarise
-from dataplane.lab.bench.tables import cell_text
-from dataplane.lab.bench.targets import judge
+from dataplane.lab.bench.tables import cell_text, cost_cells
+from dataplane.lab.bench.targets import Verdict, judge
 
 _style = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; color: #222; }
@@ -22,19 +22,19 @@ svg { max-width: 100%; height: auto; }
 """
 
 
-def page(document: Mapping[str, Any], samples: Sequence[Sample]) -> str:
+def page(document: Mapping[str, Any], samples: Sequence[Sample], costs: Sequence[growth.Row] = ()) -> str:
     """Return the page for one run.
 
     Args:
         document: as `document.compose` made it.
-        samples: the same run's.
+        samples, costs: the same run's.
     """
     summaries, values = summarise(samples), group(samples)
     parts = [
         "<h1>dataplane bench</h1>",
         _context(document, samples),
         "<h2>Targets for our vxlan</h2>",
-        _targets(summaries),
+        _targets([*judge(summaries), *growth.judge(costs)]),
     ]
     drawing = plots.available()
     for underlay, meaning in underlays.items():
@@ -42,6 +42,8 @@ def page(document: Mapping[str, Any], samples: Sequence[Sample]) -> str:
             parts.append(f"<h2>Underlay {escape(underlay)}</h2><p>{escape(meaning)}.</p>")
             parts.append(_results(underlay, summaries))
             parts.append(plots.draw(underlay, values) if drawing else "<p>No plots: matplotlib is not installed.</p>")
+    if costs:
+        parts.append("<h2>Growth</h2>" + _growth(costs))
     if document["failures"]:
         parts.append("<h2>What failed</h2>" + _list(document["failures"]))
     if document["left_out"]:
@@ -71,10 +73,10 @@ def _context(document: Mapping[str, Any], samples: Sequence[Sample]) -> str:
     )
 
 
-def _targets(summaries: Mapping[Cell, Summary]) -> str:
+def _targets(verdicts: Sequence[Verdict]) -> str:
     words = {True: ("reached", "yes"), False: ("not reached", "no"), None: ("not measured undisturbed", "")}
     rows = []
-    for verdict in judge(summaries):
+    for verdict in verdicts:
         word, kind = words[verdict.reached]
         value = "–" if verdict.value is None else f"{verdict.value:.2f}"
         rows.append(
@@ -92,6 +94,16 @@ def _results(underlay: str, summaries: Mapping[Cell, Summary]) -> str:
     ]
     caption = "<p>Median [least–greatest], then the ratio to the kernel's median in this run.</p>"
     return caption + _table(["", "unit", *names], rows)
+
+
+def _growth(costs: Sequence[growth.Row]) -> str:
+    caption = (
+        "<p>What one packet costs our core's whole send or receive path: thread time in ns, median [least–greatest], then the "
+        "median of the ratios to the first of its group in the same rounds. TUN and device take no part, received datagrams "
+        "lie ready; the load alone is a part of every figure.</p>"
+    )
+    rows = [[escape(row.group), *map(escape, cost_cells(row))] for row in costs]
+    return caption + _table(["", "", "ns", "", "ratio"], rows)
 
 
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dataplane.lab.bench.growth import Row
 from dataplane.lab.bench.metrics import contestants, metrics, underlays
 from dataplane.lab.bench.stats import Cell, Summary
 from dataplane.lab.bench.targets import Verdict
@@ -48,6 +49,33 @@ def result_tables(summaries: Mapping[Cell, Summary]) -> list[Table]:
     return tables
 
 
+def cost_cells(row: Row) -> list[str]:
+    """Return ns per packet, their spread, and the ratio; "*": others used the processors throughout."""
+    tables = f" ({row.tables:.0f} seen)" if row.tables else ""
+    spread = f"[{row.low:.1f}–{row.high:.1f}]{'*' if row.disturbed else ''}"
+    return [row.label + tables, f"{row.ns:.1f}", spread, f"{row.ratio:.2f}"]
+
+
+def growth_table(rows: Sequence[Row]) -> Table:
+    """Return the table of what a packet costs as a cluster grows, one section a group."""
+    table = Table(
+        title=Text(
+            "growth: ns per packet, median [least–greatest], ratio to the first of its group in the same rounds"
+        ),
+        title_justify="left",
+    )
+    table.add_column("")
+    for heading in ("", "ns", "", "ratio"):
+        table.add_column(heading, justify="right")
+    group = ""
+    for row in rows:
+        if row.group != group:
+            table.add_section()
+        table.add_row(Text("" if row.group == group else row.group), *map(Text, cost_cells(row)))
+        group = row.group
+    return table
+
+
 def target_table(verdicts: Sequence[Verdict]) -> Table:
     """Return the table of what had to be reached and was, or was not."""
     table = Table(title="targets for our vxlan (medians)", title_justify="left")
@@ -59,9 +87,11 @@ def target_table(verdicts: Sequence[Verdict]) -> Table:
     return table
 
 
-def show(console: Console, summaries: Mapping[Cell, Summary], verdicts: Sequence[Verdict]) -> None:
+def show(
+    console: Console, summaries: Mapping[Cell, Summary], verdicts: Sequence[Verdict], costs: Sequence[Row] = ()
+) -> None:
     """Print all tables."""
-    for table in result_tables(summaries):
+    for table in [*result_tables(summaries), *([growth_table(costs)] if costs else [])]:
         console.print()
         console.print(table)
     console.print()

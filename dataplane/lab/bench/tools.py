@@ -24,23 +24,25 @@ class ToolsMissing(DataplaneError):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """Paths of the load generator and of the one-packet-per-syscall forwarder."""
+    """Paths of the load generator, of the one-packet-per-syscall forwarder, and of the program that `growth` runs."""
 
     udpload: str
     plain_forwarder: str
+    growth: str
 
 
 def build() -> Tools:
     """Bring the programs up to date and return where they are; raises `ToolsMissing`."""
     if not (root / "bench" / "meson.build").exists():
         raise ToolsMissing("this installation has no source tree, and the load generator is built from it")
+    names = ("udpload", "plain_forwarder", "growth")
     meson = shutil.which("meson", path=str(Path(sys.executable).parent)) or shutil.which("meson")
     if meson is None:
         raise ToolsMissing("meson is not installed: `make setup` installs it")
     if not (_build / "build.ninja").exists():
         _run(meson, "setup", str(_build), "-Dbench=true")
-    _run(meson, "compile", "-C", str(_build), "udpload", "plain_forwarder")
-    return Tools(str(_build / "bench" / "udpload"), str(_build / "bench" / "plain_forwarder"))
+    _run(meson, "compile", "-C", str(_build), *names)
+    return Tools(*(str(_build / "bench" / name) for name in names))
 
 
 def _run(*words: str) -> None:

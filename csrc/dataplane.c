@@ -147,7 +147,18 @@ void dp_free(struct dp *dp)
 
 uint32_t dp_offloads(const struct dp *dp)
 {
-	return dp->offloads;
+	uint32_t offloads = dp->offloads;
+
+	for (uint32_t i = 0; i < dp->config.workers; i++)
+		offloads &= atomic_load(&dp->worker[i]->offloads);
+	return offloads;
+}
+
+int dp_forbid(struct dp *dp, uint32_t offloads)
+{
+	for (uint32_t i = 0; i < dp->config.workers; i++)
+		atomic_fetch_and(&dp->worker[i]->offloads, ~offloads);
+	return 0;
 }
 
 int dp_stop(struct dp *dp)

@@ -131,7 +131,8 @@ struct dp;
 
 int dp_new(const struct dp_config *config, struct dp **out);
 void dp_free(struct dp *dp);
-uint32_t dp_offloads(const struct dp *dp);
+uint32_t dp_offloads(const struct dp *dp); /* in use by every worker */
+int dp_forbid(struct dp *dp, uint32_t offloads); /* for the forwarder's life; heeded from the next packet on */
 int dp_run(struct dp *dp, uint32_t worker);
 int dp_stop(struct dp *dp);
 int dp_peer_set(struct dp *dp, uint32_t slot, const struct dp_peer *peer);

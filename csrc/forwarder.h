@@ -122,7 +122,7 @@ struct worker {
 	int tun_fd;
 	int receive_fd;
 	uint32_t index;
-	uint32_t offloads;               /* dp.offloads as last seen to work here */
+	_Atomic(uint32_t) offloads;      /* dp.offloads as far as it works here and nobody took it back (dp_forbid) */
 	_Atomic(const struct fib *) table;
 	struct dp_counters counters;
 	struct dp_peer_counters *peers;  /* by slot */

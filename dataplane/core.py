@@ -126,9 +126,13 @@ class Forwarder:
 
     @property
     def offloads(self) -> frozenset[str]:
-        """Names of the offloads that the probe found working and that are in use."""
+        """Names of the offloads that the probe found working and that are still in use by every worker."""
         bits = lib.dp_offloads(self._dp)
         return frozenset(name for name, bit in offload_bits.items() if bits & bit)
+
+    def forbid(self, offload: str) -> None:
+        """Use an offload no more, from the next packet on and for good."""
+        _check("dp_forbid", lib.dp_forbid(self._dp, offload_bits[offload]))
 
     @property
     def peers(self) -> Mapping[IPNetwork, Peer]:

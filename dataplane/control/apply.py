@@ -144,6 +144,9 @@ class Keeper:
                     await self._set_up(self._device, link, "put back")
                 if self._rejected:
                     self._put_all(self._device)
+                told = await asyncio.to_thread(self._device.recheck)
+                if told:
+                    log.warning("%s: %s", name, told)
         except (HostError, CoreError) as error:
             self._state.blockers[f"device {self.plan.name}"] = f"{name}: {error}"
             self._say.warn("ensure", f"{name}: {error}", self._state.now())

@@ -33,6 +33,10 @@ class Forwarder(Forwarding, Protocol):
         """Change the forwarding table in one step; raises `CoreError`."""
         ...
 
+    def forbid(self, offload: str) -> None:
+        """Use an offload no more."""
+        ...
+
 
 class Device(Protocol):
     """An open device; `warnings` are what could not be set up, one sentence each."""
@@ -55,6 +59,10 @@ class Device(Protocol):
     @property
     def warnings(self) -> tuple[str, ...]:
         """What could not be set up, one sentence each."""
+        ...
+
+    def recheck(self) -> str | None:
+        """Give up what the host no longer allows; returns a sentence about it, None where all stays as it was."""
         ...
 
     def close(self) -> None:
@@ -108,10 +116,26 @@ class TunDevice:
             )
             undo.callback(forwarder.close)
             self.name = tun.name
+            self._interface = plan.interface
             self.index = tun.index
             self.warnings = tuple(prepare_tun(tun.name))
             self.forwarder: Forwarder = forwarder
             self._undo = undo.pop_all()
+
+    def recheck(self) -> str | None:
+        """Take back super-packets whole, for good, once the host objects; a rebuilt device asks anew."""
+        from dataplane.host.tunnel import objection
+
+        if "tunnel_gso" not in self.forwarder.offloads:
+            return None
+        try:
+            reason = objection(self._interface)
+        except HostError as error:
+            reason = str(error)
+        if reason is None:
+            return None
+        self.forwarder.forbid("tunnel_gso")
+        return f"super-packets are cut by this process from now on: {reason}"
 
     def close(self) -> None:
         """Stop the workers, free the core, close sockets and TUN, in this order. May be called again."""
@@ -120,14 +144,15 @@ class TunDevice:
 
 def _open_tunnel(undo: ExitStack, interface: str) -> int:
     """A TAP for uncut super-packets where that pays; -1 where it does not, or cannot be had: the core cuts them."""
-    from dataplane.host.tunnel import TunnelTap, is_worthwhile
+    from dataplane.host.tunnel import TunnelTap, objection
 
     try:
-        if not is_worthwhile(interface):
-            return -1
-        tap = TunnelTap(interface)
+        reason = objection(interface)
+        tap = None if reason else TunnelTap(interface)
     except HostError as error:
-        log.info("super-packets are cut by this process: %s", error)
+        tap, reason = None, str(error)
+    if tap is None:
+        log.info("super-packets are cut by this process: %s", reason)
         return -1
     undo.callback(tap.close)
     return tap.fd

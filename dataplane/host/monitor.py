@@ -1,4 +1,4 @@
-"""Notices of changes to this namespace's links, addresses and routes, from the kernel's netlink multicast groups.
+"""Notices of changes to this namespace's links, addresses, routes and IPsec policies, from the kernel's netlink multicast groups.
 
 The messages are not read, only that there are some: whoever hears a notice looks at the whole state. What must stay
 true: no change goes without a notice, not even when the kernel's queue overflowed.
@@ -10,8 +10,10 @@ import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 
 from dataplane.errors import HostError
+from dataplane.host.xfrm import netlink_xfrm, policy_group
 
 settle_seconds = 0.05  # one `ip` command or link flap is several messages; wait this long for the rest
 _groups = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # linux/rtnetlink.h RTMGRP_LINK, IPV4_{IFADDR,ROUTE}, IPV6_{IFADDR,ROUTE}
@@ -29,26 +31,35 @@ async def watch_changes() -> AsyncIterator[None]:
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     changed.set()
-    with _open_monitor() as monitor:
-        loop.add_reader(monitor, _drain, monitor, changed)
-        try:
-            while True:
-                await changed.wait()
-                await asyncio.sleep(settle_seconds)
-                changed.clear()
-                yield
-        finally:
-            loop.remove_reader(monitor)
+    with ExitStack() as undo:
+        for protocol, groups in ((socket.NETLINK_ROUTE, _groups), (netlink_xfrm, policy_group)):
+            monitor = _open_monitor(protocol, groups)
+            if monitor is None:
+                continue
+            undo.callback(monitor.close)
+            loop.add_reader(monitor, _drain, monitor, changed)
+            undo.callback(loop.remove_reader, monitor)
+        while True:
+            await changed.wait()
+            await asyncio.sleep(settle_seconds)
+            changed.clear()
+            yield
 
 
-def _open_monitor() -> socket.socket:
+def _open_monitor(protocol: int, groups: int) -> socket.socket | None:
+    """A subscribed socket; None where the kernel was built without the protocol (xfrm)."""
     flags = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
-    monitor = socket.socket(socket.AF_NETLINK, flags, socket.NETLINK_ROUTE)
     try:
-        monitor.bind((0, _groups))
+        monitor = socket.socket(socket.AF_NETLINK, flags, protocol)
+    except OSError as error:
+        if error.errno == errno.EPROTONOSUPPORT and protocol == netlink_xfrm:
+            return None
+        raise HostError(f"cannot watch the kernel's changes: {error.strerror}") from error
+    try:
+        monitor.bind((0, groups))
     except OSError as error:
         monitor.close()
-        raise HostError(f"cannot watch the kernel's links and routes: {error.strerror}") from error
+        raise HostError(f"cannot watch the kernel's changes: {error.strerror}") from error
     return monitor
 
 

@@ -18,18 +18,25 @@ from dataplane.bpf import Helper, Link, redirecting, tc_ingress
 from dataplane.errors import HostError
 from dataplane.host.ethtool import active_features
 from dataplane.host.sysctl import write_sysctl
+from dataplane.host.xfrm import has_output_policies
 
 name_template = "flannel-gso%d"
 # The kernel passes a super-packet on only where all of its kinds are taken (linux/netdevice.h, net_gso_ok).
 _needed = frozenset({"tx-udp_tnl-csum-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation"})
 
 
-def is_worthwhile(interface: str) -> bool:
-    """Whether the underlay device takes super-packets of a UDP tunnel uncut; raises `HostError`.
+def objection(interface: str) -> str | None:
+    """Why super-packets must not leave whole now, or None; raises `HostError`.
 
-    Where it does not, the kernel would cut them, and the core's trains (UDP_SEGMENT) are faster: docs/decisions/0009.
+    Where the underlay device does not take them the kernel would cut them, and the core's trains (UDP_SEGMENT) are faster.
+    They would go around IPsec policies, so where there are any, nothing but the sockets is used: docs/decisions/0009.
     """
-    return _needed <= active_features(interface)
+    missing = _needed - active_features(interface)
+    if missing:
+        return f"{interface} does not take UDP tunnels uncut ({', '.join(sorted(missing))})"
+    if has_output_policies():
+        return "the host has IPsec policies, which they would bypass"
+    return None
 
 
 class TunnelTap:

@@ -87,6 +87,9 @@ class FakeForwarder:
             self.peers[peer.prefix] = peer
         self.commits += 1
 
+    def forbid(self, offload: str) -> None:
+        self.offloads -= {offload}
+
     def counters(self) -> dict[str, int]:
         return {}
 
@@ -164,6 +167,9 @@ class FakeDevice:
         self.index = index
         self.forwarder = FakeForwarder()
         self.closed = False
+
+    def recheck(self) -> str | None:
+        return None
 
     def close(self) -> None:
         self.closed = True

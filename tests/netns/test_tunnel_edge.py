@@ -39,6 +39,13 @@ def tunnel_sends(node: DaemonNode) -> int:
     return int(status["counters"]["tunnel_sends"])
 
 
+def uses_it(node: DaemonNode) -> bool:
+    """Whether every device of the node says that super-packets leave whole."""
+    status = node.status()
+    assert status is not None
+    return all("tunnel_gso" in device["offloads"] for device in status["devices"])
+
+
 def taps(node: DaemonNode) -> list[str]:
     """The node's TAPs, by name."""
     links = json.loads(node.run("ip", "-j", "link", "show").stdout)
@@ -82,7 +89,7 @@ def test_every_device_uses_it(cluster: Lab) -> None:
     for node in cluster.daemons:
         status = node.status()
         assert status is not None
-        assert all("tunnel_gso" in device["offloads"] for device in status["devices"])
+        assert uses_it(node)
         assert len(taps(node)) == len(status["devices"])
 
 
@@ -180,18 +187,52 @@ def test_not_where_the_underlay_does_not_take_it(make_lab: MakeLab) -> None:
     one.set_offloads("eth0", {feature: False})
     one.start_daemon()
     one.wait_ready()
-    status = one.status()
-    assert status is not None
     assert taps(one) == []
-    assert all("tunnel_gso" not in device["offloads"] for device in status["devices"])
+    assert not uses_it(one)
     sent, came = transfer(one.pods[0], other.pods[0], "tcp", 4, mbytes)
     assert came == sent
     assert tunnel_sends(one) == 0
-    # Off under a running daemon: the kernel cuts what it is given.
-    other.set_offloads("eth0", {feature: False, "tso": False})
+    # Off under a running daemon: the kernel tells, and the sockets take over.
+    assert uses_it(other)
+    other.set_offloads("eth0", {"tso": False})
+    wait_for(lambda: not uses_it(other), 5, "the edge to be given up")
+    before = tunnel_sends(other)
     sent, came = transfer(other.pods[0], one.pods[0], "tcp", 4, mbytes)
     assert came == sent
-    assert tunnel_sends(other) > 0
+    assert tunnel_sends(other) == before
+
+
+def test_ipsec_policies_are_not_gone_around(make_lab: MakeLab) -> None:
+    """From the moment that the host has a policy for what leaves it, all of ours passes the sockets, where policies hold."""
+    lab = make_lab("vxlan", "dataplane", "dataplane", ipv6=False)
+    one, other = lab.daemons
+    assert uses_it(one)
+    policy = "xfrm policy add src 192.0.2.0/24 dst 198.51.100.0/24 dir out action block"
+    one.run("ip", *policy.split())
+    wait_for(lambda: not uses_it(one), 5, "the edge to be given up")
+    before = tunnel_sends(one)
+    sent, came = transfer(one.pods[0], other.pods[0], "tcp", 4, mbytes)
+    assert came == sent
+    assert tunnel_sends(one) == before
+    one.stop_daemon()
+    one.start_daemon()
+    one.wait_ready()
+    assert taps(one) == []
+    one.stop_daemon()
+    one.run("ip", "xfrm", "policy", "flush")
+    one.start_daemon()
+    one.wait_ready()
+    assert uses_it(one)
+
+
+def test_a_tap_that_somebody_deleted_is_told(make_lab: MakeLab) -> None:
+    """Traffic goes on by the sockets, and status says so."""
+    lab = make_lab("vxlan", "dataplane", "dataplane", ipv6=False)
+    one, other = lab.daemons
+    one.run("ip", "link", "del", *taps(one))
+    sent, came = transfer(one.pods[0], other.pods[0], "tcp", 4, mbytes)
+    assert came == sent
+    assert not uses_it(one)
 
 
 @pytest.mark.parametrize("end", ["SIGTERM", "SIGKILL"])

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What one packet costs the whole send or receive path as a cluster grows; run by dataplane/lab/bench/growth.py.
  *
- *     growth send|receive PEERS BUSY FLOWS BYTES|mix load|core|kernel PACKETS [single] [churn]
+ *     growth send|receive PEERS BUSY FLOWS BYTES|mix load|core|kernel PACKETS [single] [one] [churn]
  *
  * The real core (vxlan, 16 source sockets) with a table of PEERS peers. Packets go to (come from) BUSY of them, which are spread
  * over the table, at random and in FLOWS flows each, one TUN read or one datagram a packet.
@@ -13,7 +13,8 @@
  *     core     our own code, where sendmmsg costs nothing either
  *     kernel   send only: sendmmsg for real, over loopback to a socket that drops all before it is queued
  * Not in the figure: the TUN driver, recvmmsg, a device. single: without UDP_SEGMENT, so that every packet is a message of its
- * own however the peers are drawn. churn: another thread publishes a new table 100 times a second meanwhile.
+ * own however the peers are drawn. one: all peers share an underlay address, so that the kernel (its IP IDs, the sink's hash) does
+ * the same for all. churn: another thread publishes a new table 100 times a second meanwhile.
  *
  * The time is the thread's own processor time: whoever preempts it does not count, but the kernel's work for it does. Prints
  * nanoseconds per packet, packets lost, and tables published per second of wall time (0 without churn).
@@ -177,7 +178,19 @@ static void open_sink(void)
 	}
 }
 
-static struct dp *make_forwarder(uint32_t peers, uint32_t offloads)
+/* Without DF, as the daemon's (dataplane/host/sockets.py). */
+static int open_source(void)
+{
+	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), how = IP_PMTUDISC_DONT;
+
+	if (fd < 0 || setsockopt(fd, IPPROTO_IP, IP_MTU_DISCOVER, &how, sizeof(how)) < 0) {
+		perror("growth: cannot open a source");
+		exit(2);
+	}
+	return fd;
+}
+
+static struct dp *make_forwarder(uint32_t peers, uint32_t offloads, bool one_address)
 {
 	struct dp_config config = {
 		.backend = DP_BACKEND_VXLAN, .vni = 1, .offloads = offloads, .vnet_hdr = 1, .port = port, .mtu = mtu,
@@ -187,7 +200,7 @@ static struct dp *make_forwarder(uint32_t peers, uint32_t offloads)
 
 	config.edges[0] = (struct dp_edges){-1, socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
 	for (uint32_t i = 0; i < sources; i++)
-		config.source_fds[i] = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+		config.source_fds[i] = open_source();
 	set_mac(config.vtep_mac, 0);
 	if (dp_new(&config, &dp) != 0)
 		exit(2);
@@ -195,7 +208,7 @@ static struct dp *make_forwarder(uint32_t peers, uint32_t offloads)
 		struct dp_peer peer = {.prefix = {.family = 4}, .prefix_len = 24, .local = i == 0, .next_hop = {.family = 4}};
 
 		set_address(peer.prefix.bytes, 10, i, 0);
-		set_address(peer.next_hop.bytes, 127, i, 1);
+		set_address(peer.next_hop.bytes, 127, one_address ? 1 : i, 1);
 		set_mac(peer.vtep_mac, i);
 		if (dp_peer_set(dp, i, &peer) != 0)
 			exit(2);
@@ -323,21 +336,22 @@ static bool in_range(char **argv)
 
 int main(int argc, char **argv)
 {
-	bool single = false, churn = false;
+	bool single = false, one_address = false, churn = false;
 
 	for (int i = 8; i < argc; i++) {
 		single = single || strcmp(argv[i], "single") == 0;
+		one_address = one_address || strcmp(argv[i], "one") == 0;
 		churn = churn || strcmp(argv[i], "churn") == 0;
 	}
-	if (argc < 8 || 8 + single + churn != argc || !in_range(argv)) {
-		fprintf(stderr, "usage: growth send|receive PEERS BUSY FLOWS BYTES|mix load|core|kernel PACKETS [single] [churn]\n");
+	if (argc < 8 || 8 + single + one_address + churn != argc || !in_range(argv)) {
+		fprintf(stderr, "usage: growth send|receive PEERS BUSY FLOWS BYTES|mix load|core|kernel PACKETS [single] [one] [churn]\n");
 		return 2;
 	}
 
 	bool outward = strcmp(argv[1], "send") == 0, only_load = strcmp(argv[6], "load") == 0;
 	uint32_t peers = (uint32_t)atoi(argv[2]) + 1, packets = (uint32_t)atoi(argv[7]) / batch_datagrams * batch_datagrams;
 	uint32_t warm_up = packets / 4 / batch_datagrams * batch_datagrams;
-	struct dp *dp = make_forwarder(peers, DP_OFFLOAD_ALL & ~(single ? (uint32_t)DP_OFFLOAD_UDP_SEGMENT : 0));
+	struct dp *dp = make_forwarder(peers, DP_OFFLOAD_ALL & ~(single ? (uint32_t)DP_OFFLOAD_UDP_SEGMENT : 0), one_address);
 	struct worker *w = dp->worker[0];
 	struct dp_counters counters;
 	pthread_t publisher;

@@ -40,11 +40,12 @@ class Case:
     flows: int
     size: str
     single: bool = False
+    one: bool = False
     churn: bool = False
 
     def words(self, packets: int) -> list[str]:
         """Return the arguments for a run of `packets`."""
-        flags = [name for name, on in (("single", self.single), ("churn", self.churn)) if on]
+        flags = [name for name, on in (("single", self.single), ("one", self.one), ("churn", self.churn)) if on]
         numbers = (self.peers, self.busy, self.flows, self.size, self.edge)
         return [self.way, *map(str, numbers), str(packets * (_churn_factor if self.churn else 1)), *flags]
 
@@ -100,8 +101,11 @@ def groups(quick: bool) -> list[Group]:
         found.append(Group(f"{name}, 64 B: peers, 2 of them busy", table, judged))
         found.append(Group(f"{name}, 64 B: peers, all busy", busy, judged))
         if way == "send":
-            alone = {label: replace(case, single=True) for label, case in busy.items()}
-            found.append(Group(f"{name}, 64 B: peers, all busy, every packet its own message", alone, judged))
+            # The same number of messages and of calls, however many peers there are.
+            alone = {label: replace(case, single=True, flows=256) for label, case in busy.items()}
+            one = {label: replace(case, one=True) for label, case in alone.items()}
+            found.append(Group(f"{name}, 64 B: peers, all busy, no trains", alone, judged))
+            found.append(Group(f"{name}, 64 B: peers, all busy, no trains, one underlay address", one, judged))
         flows = (1, 256) if quick else (1, 4, 16, 64, 256)
         found.append(Group(f"{name}, 64 B, 2 peers: flows to each", {str(n): replace(base, flows=n) for n in flows}))
         for size in ("1400", "mix"):

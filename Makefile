@@ -13,7 +13,7 @@ BENCH_OUTPUT := build/bench-report
 SANITIZE := -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-c test-python fuzz lint bench clean
+.PHONY: help setup build gen demo test test-c test-python fuzz lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ build: $(VENV)/.built ## compile the C core and install the command into .venv (
 $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
 	@touch $@
+
+gen: build ## make etcd_pb2.py anew from etcd.proto (committed; a test tells when it is not current)
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. dataplane/stores/etcd.proto
 
 demo: build ## run a virtual cluster: pods ping and move data over each backend, nothing is left behind
 	@$(BIN)/dataplane demo

@@ -23,7 +23,7 @@ from dataplane.control.options import Options
 from dataplane.control.renew import Renewer, WallClock
 from dataplane.control.rundir import run_directory
 from dataplane.control.tasks import first_error, spawn
-from dataplane.errors import BadConfig, HostError, StoreError
+from dataplane.errors import BadConfig, BadInput, HostError, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.netlink import Host
 from dataplane.model import Lease, LeaseAttrs, NetConf, type_udp, type_vxlan
@@ -31,7 +31,6 @@ from dataplane.observe.health import Server
 from dataplane.observe.notify import notify_ready
 from dataplane.observe.state import Datapath, InterfaceState, NodeState
 from dataplane.stores.base import Store
-from dataplane.stores.local import LocalStore
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +103,7 @@ class Daemon:
 
     async def _start(self, group: asyncio.TaskGroup, stack: AsyncExitStack) -> None:
         options = self._options
-        store = LocalStore(options.lease_dir, options.net_config_path)
+        store = _store(options)
         stack.push_async_callback(store.close)
         host = Host()
         stack.push_async_callback(host.close)
@@ -236,6 +235,24 @@ class Daemon:
         self._state.events["store_errors"] += 1
         self._state.notes["renewal"] = f"our lease could not be renewed: {error}"
         log.warning("our lease could not be renewed, trying again: %s", error)
+
+
+def _store(options: Options) -> Store:
+    # Only the store in use is imported: start must be quick, and etcd's needs packages that need not be there.
+    if options.etcd is None:
+        from dataplane.stores.local import LocalStore
+
+        return LocalStore(options.lease_dir, options.net_config_path)
+    try:
+        from dataplane.stores.etcd import EtcdStore
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("grpc", "google"):
+            raise
+        raise BadInput(
+            f"--etcd-endpoints needs the extra [etcd], whose package {error.name} is not installed: "
+            "pip install 'flannel-dataplane[etcd]'"
+        ) from None
+    return EtcdStore(options.etcd)
 
 
 def _backend(conf: NetConf) -> Backend:

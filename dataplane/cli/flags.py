@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dataplane.control.options import Options
+from dataplane.errors import BadInput
+from dataplane.stores.etcd_access import EtcdAccess, default_endpoints, default_prefix, read_access
 
 Address = TypeVar("Address", IPv4Address, IPv6Address)
 
@@ -145,13 +147,13 @@ flags = (
     Flag("kubeconfig-file", str, "", "Kubernetes credentials", absent=no_kube),
     Flag("kube-annotation-prefix", str, "flannel.alpha.coreos.com", "prefix of node annotations", absent=no_kube),
     Flag("set-node-network-unavailable", _boolean, True, "set the node's NetworkUnavailable", absent=no_kube),
-    Flag("etcd-endpoints", str, None, "take leases from etcd (not built yet)"),
-    Flag("etcd-prefix", str, None, "the same"),
-    Flag("etcd-keyfile", str, None, "the same"),
-    Flag("etcd-certfile", str, None, "the same"),
-    Flag("etcd-cafile", str, None, "the same"),
-    Flag("etcd-username", str, None, "the same"),
-    Flag("etcd-password", str, None, "the same"),
+    Flag("etcd-endpoints", _text, default_endpoints, "take leases from etcd, from these servers, commas between"),
+    Flag("etcd-prefix", str, default_prefix, "prefix of the keys in etcd"),
+    Flag("etcd-keyfile", str, "", "TLS: our key"),
+    Flag("etcd-certfile", str, "", "TLS: our certificate"),
+    Flag("etcd-cafile", str, "", "TLS: certificate authority of the servers"),
+    Flag("etcd-username", str, "", "user name in etcd"),
+    Flag("etcd-password", str, "", "password in etcd"),
 )
 _by_name = {flag.name: flag for flag in flags}
 
@@ -237,6 +239,7 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
         if flag.absent and value != flag.default:
             warnings.append(f"--{name} is accepted without effect: {flag.absent}")
     values = {flag.name: given.get(flag.name, flag.default) for flag in flags}
+    etcd = _etcd(parser, given, values, warnings)
     return Options(
         iface=tuple(values["iface"]),
         iface_regex=tuple(values["iface-regex"]),
@@ -249,6 +252,7 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
         healthz_ip=values["healthz-ip"],
         healthz_port=values["healthz-port"],
         lease_dir=values["lease-dir"],
+        etcd=etcd,
         run_dir=values["run-dir"],
         datapath=values["datapath"],
         workers=values["workers"] or default_workers(),
@@ -260,11 +264,34 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
 
 
 def _refuse(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> None:
-    embedded = "this release has the embedded store only: leave the flag out and name its directory with --lease-dir"
+    embedded = "this release has the embedded store (--lease-dir) and etcd (--etcd-endpoints)"
     for name, value in given.items():
-        if name.startswith("etcd-"):
-            parser.error(f"--{name} asks for the etcd store; {embedded}")
         if name == "kube-subnet-mgr" and value:
             parser.error(f"--kube-subnet-mgr asks for the Kubernetes store; {embedded}")
         if name == "datapath" and value == "kernel":
             parser.error("--datapath kernel is not built yet; allowed now: auto, userspace")
+
+
+def _etcd(
+    parser: argparse.ArgumentParser, given: Mapping[str, Any], values: Mapping[str, Any], warnings: list[str]
+) -> EtcdAccess | None:
+    """Return what --etcd-* ask for; None, and a warning for each of the others, without --etcd-endpoints."""
+    if "etcd-endpoints" not in given:
+        warnings.extend(
+            f"--{name} is accepted without effect: etcd is used only with --etcd-endpoints"
+            for name in given
+            if name.startswith("etcd-")
+        )
+        return None
+    try:
+        return read_access(
+            values["etcd-endpoints"],
+            values["etcd-prefix"],
+            keyfile=values["etcd-keyfile"],
+            certfile=values["etcd-certfile"],
+            cafile=values["etcd-cafile"],
+            username=values["etcd-username"],
+            password=values["etcd-password"],
+        )
+    except BadInput as error:
+        parser.error(str(error))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
+from dataplane.stores.etcd_access import EtcdAccess
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
@@ -15,7 +17,8 @@ class Options:
         iface, iface_regex, iface_can_reach, public_ip, public_ipv6: how to find the external interface.
         renew_margin: seconds before its expiry at which the lease is renewed.
         healthz_port: TCP port of /healthz, /readyz and /metrics; 0: none.
-        lease_dir: directory of the embedded store.
+        lease_dir: directory of the embedded store, used without `etcd`.
+        etcd: where leases are, None: in the embedded store.
         run_dir: directory of the status socket and the pid file; one daemon each.
         datapath: "auto" or "userspace".
         workers: TUN queues, each with a thread of its own.
@@ -35,6 +38,7 @@ class Options:
     healthz_ip: str
     healthz_port: int
     lease_dir: Path
+    etcd: EtcdAccess | None
     run_dir: Path
     datapath: str
     workers: int

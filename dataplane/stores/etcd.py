@@ -1,0 +1,264 @@
+"""The etcd lease store: the keys and values of flannel's etcd mode, beside flanneld nodes.
+
+What must stay true: a lease is written only by a transaction that fails if the subnet was given away, our own key
+was changed, or the configuration was replaced since we looked; a reservation, a key without an etcd lease, stays one.
+A fresh etcd lease (TTL) is revoked when etcd says that the write did not happen. When no answer comes it may have
+happened, and revoking would delete our own key, so the etcd lease is left to run out.
+
+Sources: flannel pkg/subnet/etcd/local_manager.go, registry.go; flannel.md section 2. What flannel means and does not do
+(tries again after a lost race, compares before it renews, keeps reservations) is done here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from random import Random, SystemRandom
+
+from dataplane import config
+from dataplane.errors import BadConfig, BadInput, BadLease, LeaseLost, StoreError
+from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
+from dataplane.stores import etcd_pb2 as pb
+from dataplane.stores.choice import choose, compatible, overlaps, span
+from dataplane.stores.etcd_access import EtcdAccess
+from dataplane.stores.etcd_client import Client, Timing, Unanswered
+from dataplane.stores.etcd_leases import decode, text_of
+from dataplane.stores.etcd_watch import follow, listing
+from dataplane.stores.lease_format import decode_value, encode_value, format_key, parse_key
+
+tries = 10
+ttl_s = 86400
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A key that names subnets, and what etcd says about it; a value that cannot be decoded has no attributes."""
+
+    kv: pb.KeyValue
+    lease: Lease
+
+
+class EtcdStore:
+    """A `Store` (see stores.base) in an etcd cluster.
+
+    Args:
+        access: where it is; TLS files are read now.
+        timing, random: for tests.
+    Raises:
+        BadInput: a TLS file cannot be read.
+    """
+
+    def __init__(self, access: EtcdAccess, *, timing: Timing | None = None, random: Random | None = None) -> None:
+        self._client = Client(access, timing or Timing())
+        self._config_key = f"{access.prefix}/config".encode()
+        self._subnets = f"{access.prefix}/subnets"
+        self._random = random or SystemRandom()
+
+    async def read_config(self) -> NetConf:
+        """Return the validated configuration.
+
+        Raises:
+            BadConfig: it cannot be used, or has no IPv4, for which flannel has no form of key.
+            StoreError: there is none yet, or etcd does not answer.
+        """
+        return (await self._config())[0]
+
+    async def acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
+        """Return our lease: the one we hold, else the previous subnets, else free ones (see stores.choice).
+
+        Raises:
+            OutOfSubnets: nothing is free.
+            StoreError: etcd does not answer, or others were quicker ten times.
+            BadConfig, BadInput: see `read_config`; no public IPv4 address.
+        """
+        for attempt in range(tries):
+            # What keeps us from the previous subnet may be nothing that we can read: then do without.
+            lease = await self._try_acquire(attrs, previous if attempt < tries // 2 else None)
+            if lease is not None:
+                return lease
+        raise StoreError(f"no lease: other nodes changed {self._subnets} or the configuration {tries} times as we chose")
+
+    async def renew(self, lease: Lease) -> Lease:
+        """Write the lease's attributes again, under a new etcd lease unless it is a reservation, and return it.
+
+        Raises:
+            LeaseLost: the key is gone or shows another public address.
+            StoreError: etcd does not answer.
+        """
+        key = f"{self._subnets}/{_key(lease)}".encode()
+        for _ in range(tries):
+            found = await self._client.read("KV/Range", pb.RangeRequest(key=key), pb.RangeResponse)
+            if not found.kvs:
+                raise LeaseLost(f"lease {lease.key} is gone: it expired or was deleted")
+            kv = found.kvs[0]
+            try:
+                holder = decode_value(lease.key, kv.value).public_ip
+            except BadLease as error:
+                raise LeaseLost(f"lease {lease.key} was overwritten: {error.reason}") from None
+            if holder != lease.attrs.public_ip:
+                raise LeaseLost(f"lease {lease.key} is held by {holder}, not by {lease.attrs.public_ip}")
+            renewed = await self._write(lease, (_unchanged(kv),), (), reserved=kv.lease == 0)
+            if renewed is not None:
+                return renewed
+        raise StoreError(f"lease {lease.key} was changed {tries} times while we renewed it")
+
+    def watch(self) -> AsyncGenerator[WatchEvent, None]:
+        """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
+        return follow(self._client, self._subnets.encode())
+
+    async def ping(self) -> None:
+        """Read, with the cluster's agreement, whether there is a configuration; raises `StoreError`."""
+        request = pb.RangeRequest(key=self._config_key, count_only=True)
+        await self._client.read("KV/Range", request, pb.RangeResponse, self._client.timing.ping)
+
+    async def close(self) -> None:
+        """Close the connections. Leases stay."""
+        await self._client.close()
+
+    async def _config(self) -> tuple[NetConf, int]:
+        """Return the configuration and its key's mod_revision."""
+        found = await self._client.read("KV/Range", pb.RangeRequest(key=self._config_key), pb.RangeResponse)
+        key = text_of(self._config_key)
+        if not found.kvs:
+            raise StoreError(
+                "flannel config not found in etcd store. Did you create your config using etcdv3 API? "
+                f"(there is no key {key})"
+            )
+        try:
+            conf = config.validate(config.parse(found.kvs[0].value))
+        except BadConfig as error:
+            raise BadConfig(f"etcd key {key}: {error}") from error
+        if not conf.enable_ipv4:
+            raise BadConfig(
+                f"etcd key {key}: EnableIPv4 is false, and flannel's etcd store has no form for a lease without IPv4; "
+                "allowed are IPv4 alone and IPv4 with IPv6"
+            )
+        return conf, found.kvs[0].mod_revision
+
+    async def _held(self) -> list[Held]:
+        held = []
+        for kv in (await listing(self._client, self._subnets.encode())).kvs:
+            try:
+                held.append(Held(kv, decode(kv)))
+            except BadLease:
+                # Unusable to forward by, yet somebody's: what its key names is taken.
+                with suppress(BadLease):
+                    held.append(Held(kv, Lease(*parse_key(text_of(kv.key)), LeaseAttrs())))
+        return held
+
+    async def _try_acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease | None:
+        if attrs.public_ip is None:
+            raise BadInput("a lease in etcd needs a public IPv4 address, by which the node is known")
+        conf, config_revision = await self._config()
+        held = await self._held()
+        own = [entry for entry in held if entry.lease.attrs.public_ip == attrs.public_ip]
+        others = [entry.lease for entry in held if entry.lease.attrs.public_ip != attrs.public_ip]
+        kept = next((entry for entry in own if compatible(conf, entry.lease)), None)
+        choice = choose(
+            conf,
+            kept.lease if kept else None,
+            previous,
+            [span(other.subnet) for other in others if other.subnet is not None],
+            [span(other.ipv6_subnet) for other in others if other.ipv6_subnet is not None],
+            self._random,
+        )
+        lease = Lease(choice.subnet, choice.ipv6_subnet, attrs)
+        compares = [pb.Compare(key=self._config_key, target=pb.Compare.MOD, mod_revision=config_revision)]
+        key = self._key_of(lease)
+        # Ours but not wanted any more, or wanted under its plain spelling: goes in the same transaction.
+        leaving = [entry.kv for entry in ([kept] if kept else own) if entry.kv.key != key]
+        compares += [_unchanged(kv) for kv in leaving]
+        if kept is not None and kept.kv.key == key:
+            compares.append(_unchanged(kept.kv))
+        else:
+            compares += self._free(lease, leaving)
+        written = await self._write(lease, compares, leaving, reserved=kept is not None and kept.kv.lease == 0)
+        if written is not None and written.ipv6_subnet is not None and kept is None:
+            return await self._unless_contested(written)
+        return written
+
+    def _key_of(self, lease: Lease) -> bytes:
+        return f"{self._subnets}/{_key(lease)}".encode()
+
+    def _free(self, lease: Lease, leaving: Sequence[pb.KeyValue]) -> list[pb.Compare]:
+        """Return what must hold for the lease's IPv4 subnet to be free: no key with it, alone or with an IPv6 subnet."""
+        if lease.subnet is None:
+            return []
+        alone = f"{self._subnets}/{format_key(lease.subnet)}".encode()
+        compares = [
+            pb.Compare(key=key, target=pb.Compare.VERSION, version=0) for key in dict.fromkeys((alone, self._key_of(lease)))
+        ]
+        if not any(kv.key.startswith(alone) for kv in leaving):
+            compares.append(
+                pb.Compare(key=alone + b"&", range_end=alone + b"'", target=pb.Compare.VERSION, version=0)
+            )
+        return compares
+
+    async def _write(
+        self, lease: Lease, compares: Sequence[pb.Compare], leaving: Sequence[pb.KeyValue], *, reserved: bool
+    ) -> Lease | None:
+        """Put the lease's key and delete the leaving ones if the comparisons hold; None if they do not."""
+        # The end is counted from before etcd does, so we are never late.
+        expires = None if reserved else time.time() + ttl_s
+        ttl_id = 0
+        if not reserved:
+            granted = await self._client.write(
+                "Lease/LeaseGrant", pb.LeaseGrantRequest(TTL=ttl_s), pb.LeaseGrantResponse
+            )
+            ttl_id = granted.ID
+        put = pb.PutRequest(key=self._key_of(lease), value=encode_value(lease.attrs), lease=ttl_id)
+        operations = [pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=kv.key)) for kv in leaving]
+        operations.append(pb.RequestOp(request_put=put))
+        try:
+            answer = await self._client.write(
+                "KV/Txn", pb.TxnRequest(compare=compares, success=operations), pb.TxnResponse
+            )
+        except Unanswered:
+            raise
+        except StoreError:
+            await self._revoke(ttl_id)
+            raise
+        if answer.succeeded:
+            return replace(lease, expires=expires)
+        await self._revoke(ttl_id)
+        return None
+
+    async def _revoke(self, ttl_id: int) -> None:
+        """Give an unused etcd lease back; one that cannot be given back runs out in a day."""
+        if ttl_id:
+            with suppress(StoreError):
+                await self._client.write(
+                    "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=ttl_id), pb.LeaseRevokeResponse
+                )
+
+    async def _unless_contested(self, lease: Lease) -> Lease | None:
+        """Return a dual-stack lease just made, or give it back and return None if an older one overlaps it.
+
+        Two nodes may have drawn the same IPv6 subnet with different IPv4 ones, so under different keys, which no
+        comparison of keys notices. Each looks again after writing; the younger sees the older and gives way.
+        """
+        held = await self._held()
+        mine = next((entry.kv for entry in held if entry.kv.key == self._key_of(lease)), None)
+        if mine is None:
+            return None
+        older = [
+            span(entry.lease.ipv6_subnet)
+            for entry in held
+            if entry.lease.ipv6_subnet is not None and entry.kv.create_revision < mine.create_revision
+        ]
+        if lease.ipv6_subnet is None or not overlaps(older, lease.ipv6_subnet):
+            return lease
+        await self._revoke(mine.lease)
+        return None
+
+
+def _key(lease: Lease) -> str:
+    if lease.subnet is None:
+        raise BadInput(f"lease {lease.key} has no IPv4 subnet, and etcd has no form for it")
+    return format_key(lease.subnet, lease.ipv6_subnet)
+
+
+def _unchanged(kv: pb.KeyValue) -> pb.Compare:
+    return pb.Compare(key=kv.key, target=pb.Compare.MOD, mod_revision=kv.mod_revision)

@@ -1,0 +1,262 @@
+"""Calls to an etcd cluster: channels, deadlines, failover, authentication; nothing about leases.
+
+How it works: one channel for each endpoint, made when first used. A read goes round the endpoints until one answers,
+and later calls begin with that one. A write goes to that one only: it may have been carried out although no answer
+came. What must stay true: every call has a deadline; whatever goes wrong is a `StoreError`, and `Unanswered` where
+the outcome is not known; a token that etcd no longer takes is replaced, once per call.
+
+Sources: etcd api/v3rpc/rpctypes (metadata names, error texts), gRPC's core/channel_arg_names.h.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import Message
+
+from dataplane.errors import BadInput, StoreError, printable
+from dataplane.stores import etcd_pb2 as pb
+from dataplane.stores.etcd_access import Endpoint, EtcdAccess
+
+Answer = TypeVar("Answer", bound=Message)
+
+largest_message_bytes = 256 << 20
+"""gRPC's default of 4 MB ends at some 15,000 leases; one range is one consistent moment, so there are no pages."""
+
+_unanswered = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+# "revision of auth store is old": users were changed since the token was made.
+_token_refused = ("invalid auth token", "revision of auth store is old")
+
+
+class Unanswered(StoreError):
+    """No answer came in time, or the connection broke: a write may have been carried out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Limits, in seconds.
+
+    Attributes:
+        call: an RPC's deadline on one endpoint.
+        ping: the same for `ping`, which control allows 3 s.
+        keepalive, keepalive_timeout: a connection without traffic is tried this often, and given up after this
+            long. etcd ends connections that ask more often than every 5 s (--grpc-keepalive-min-time).
+    """
+
+    call: float = 5.0
+    ping: float = 1.0
+    keepalive: float = 10.0
+    keepalive_timeout: float = 5.0
+
+
+class Client:
+    """One node's calls to the cluster. Files of `access` are read now; raises `BadInput` if they cannot be."""
+
+    def __init__(self, access: EtcdAccess, timing: Timing) -> None:
+        self.timing = timing
+        self._access = access
+        self._credentials = _credentials(access) if any(endpoint.tls for endpoint in access.endpoints) else None
+        self._channels: dict[int, grpc.aio.Channel] = {}
+        self._current = 0
+        self._token: str | None = None
+
+    async def read(self, method: str, request: Message, answer: type[Answer], seconds: float | None = None) -> Answer:
+        """Call `method` ("KV/Range") on one endpoint after the other; raises `StoreError` with every failure."""
+        failures = []
+        for _ in self._access.endpoints:
+            try:
+                return await self._call(self._current, method, request, answer, seconds or self.timing.call)
+            except Unanswered as error:
+                failures.append(str(error))
+        raise Unanswered("; ".join(failures))
+
+    async def write(self, method: str, request: Message, answer: type[Answer]) -> Answer:
+        """Call `method` on the endpoint that answered last; raises `StoreError`, `Unanswered`."""
+        return await self._call(self._current, method, request, answer, self.timing.call)
+
+    @asynccontextmanager
+    async def watch(self, request: pb.WatchRequest) -> AsyncGenerator[AsyncGenerator[pb.WatchResponse, None], None]:
+        """Open a watch and give its answers; the first comes within a deadline, then keep-alives guard the connection.
+
+        Raises:
+            StoreError: the connection broke, the server has no leader, or it refuses.
+        """
+        at = self._current
+        try:
+            async with asyncio.timeout(self.timing.call):
+                metadata = (*await self._metadata(at), ("hasleader", "true"))
+        except TimeoutError:
+            raise self._no_answer(at) from None
+        method = self._channel(at).stream_stream(
+            "/etcdserverpb.Watch/Watch",
+            request_serializer=pb.WatchRequest.SerializeToString,
+            response_deserializer=pb.WatchResponse.FromString,
+        )
+        call = method(metadata=metadata)
+        answers = self._answers(at, call, request)
+        try:
+            yield answers
+        finally:
+            call.cancel()
+            await answers.aclose()
+
+    async def _answers(self, at: int, call: Any, request: pb.WatchRequest) -> AsyncGenerator[pb.WatchResponse, None]:
+        seconds: float | None = self.timing.call
+        try:
+            while True:
+                async with asyncio.timeout(seconds):
+                    if seconds is not None:
+                        await call.write(request)
+                    answer = await call.read()
+                if answer is grpc.aio.EOF:
+                    raise self._error(at, await call.code(), await call.details())
+                seconds = None
+                yield answer
+        except TimeoutError:
+            raise self._no_answer(at) from None
+        except grpc.aio.AioRpcError as error:
+            raise self._error(at, error.code(), error.details()) from None
+        except asyncio.InvalidStateError:
+            raise self._error(at, await call.code(), await call.details()) from None
+        except asyncio.CancelledError:
+            # gRPC says it like this too when the channel is closed under a call.
+            task = asyncio.current_task()
+            if task is not None and task.cancelling() == 0:
+                raise Unanswered(f"{self._name(at)}: the connection was closed") from None
+            raise
+
+    def forget_token(self) -> None:
+        """Authenticate anew with the next call."""
+        self._token = None
+
+    async def close(self) -> None:
+        """Close every channel; calls under way fail."""
+        channels = list(self._channels.values())
+        self._channels.clear()
+        for channel in channels:
+            await channel.close()
+
+    async def _call(self, at: int, method: str, request: Message, answer: type[Answer], seconds: float) -> Answer:
+        refused = None
+        for _ in range(2):
+            metadata = await self._metadata(at, seconds)
+            try:
+                return await self._invoke(at, method, request, answer, seconds, metadata)
+            except _Refused as error:
+                if not metadata or not any(text in str(error) for text in _token_refused):
+                    raise
+                refused = error
+                self._token = None
+        raise refused or AssertionError
+
+    async def _invoke(
+        self, at: int, method: str, request: Message, answer: type[Answer], seconds: float, metadata: Any = ()
+    ) -> Answer:
+        call = self._channel(at).unary_unary(
+            f"/etcdserverpb.{method}",
+            request_serializer=type(request).SerializeToString,
+            response_deserializer=answer.FromString,
+        )
+        try:
+            result: Answer = await call(request, timeout=seconds, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(at, error.code(), error.details()) from None
+        except grpc.aio.UsageError:
+            raise Unanswered(f"{self._name(at)}: the connection was closed") from None
+        return result
+
+    async def _metadata(self, at: int, seconds: float | None = None) -> tuple[tuple[str, str], ...]:
+        if not self._access.username:
+            return ()
+        if self._token is None:
+            request = pb.AuthenticateRequest(name=self._access.username, password=self._access.password)
+            try:
+                answer = await self._invoke(
+                    at, "Auth/Authenticate", request, pb.AuthenticateResponse, seconds or self.timing.call
+                )
+            except _Refused as error:
+                # A password for a cluster that asks for none: clientv3 goes on without.
+                if "authentication is not enabled" not in str(error):
+                    raise
+                return ()
+            self._token = answer.token
+        return (("token", self._token),)
+
+    def _channel(self, at: int) -> grpc.aio.Channel:
+        if at not in self._channels:
+            endpoint = self._access.endpoints[at]
+            options = _channel_options(self.timing)
+            if endpoint.tls:
+                self._channels[at] = grpc.aio.secure_channel(endpoint.target, self._credentials, options)
+            else:
+                self._channels[at] = grpc.aio.insecure_channel(endpoint.target, options)
+        return self._channels[at]
+
+    def _name(self, at: int) -> str:
+        return f"etcd at {self._access.endpoints[at].name}"
+
+    def _no_answer(self, at: int) -> Unanswered:
+        self._leave(at)
+        return Unanswered(f"{self._name(at)}: no answer within {self.timing.call:g} s")
+
+    def _leave(self, at: int) -> None:
+        """Let the next call try the next endpoint, unless another call has moved on already."""
+        if self._current == at:
+            self._current = (at + 1) % len(self._access.endpoints)
+
+    def _error(self, at: int, code: grpc.StatusCode, details: str | None) -> StoreError:
+        text = f"{self._name(at)}: {printable(details or code.name)}"
+        if code in _unanswered:
+            self._leave(at)
+            return Unanswered(text)
+        return _Refused(text)
+
+
+class _Refused(StoreError):
+    """etcd answered: no."""
+
+
+def _channel_options(timing: Timing) -> tuple[tuple[str, Any], ...]:
+    keepalive_ms = round(1000 * timing.keepalive)
+    return (
+        ("grpc.max_receive_message_length", largest_message_bytes),
+        ("grpc.keepalive_time_ms", keepalive_ms),
+        ("grpc.keepalive_timeout_ms", round(1000 * timing.keepalive_timeout)),
+        # gRPC stops after two pings without data, and a quiet watch has none for hours.
+        ("grpc.http2.max_pings_without_data", 0),
+        # Two minutes at most by default: a server that is back must be noticed soon.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # Two stores in one process must not share a broken connection.
+        ("grpc.use_local_subchannel_pool", 1),
+        # The Go client takes no notice of http_proxy either.
+        ("grpc.enable_http_proxy", 0),
+    )
+
+
+def _credentials(access: EtcdAccess) -> grpc.ChannelCredentials:
+    def content(flag: str, name: str) -> bytes | None:
+        if not name:
+            return None
+        try:
+            return Path(name).read_bytes()
+        except OSError as error:
+            raise BadInput(f"--{flag} {name}: cannot be read: {error.strerror}") from error
+
+    return grpc.ssl_channel_credentials(
+        content("etcd-cafile", access.cafile),
+        content("etcd-keyfile", access.keyfile),
+        content("etcd-certfile", access.certfile),
+    )
+
+
+def endpoint_names(endpoints: tuple[Endpoint, ...]) -> str:
+    """Return the endpoints for a message."""
+    return ", ".join(endpoint.name for endpoint in endpoints)

@@ -1,0 +1,158 @@
+"""The watch against a real etcd server: Snapshot, changes, bad content, compaction, size."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from etcd_server import Place, attrs, run
+
+from dataplane.model import LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
+from dataplane.stores import etcd_pb2 as pb
+from dataplane.stores.etcd import EtcdStore
+
+Events = AsyncGenerator[WatchEvent, None]
+value = '{"PublicIP":"192.0.2.1","PublicIPv6":null}'
+
+
+def watching(place: Place, script: Callable[[Events, Callable[..., Awaitable[None]]], Awaitable[None]]) -> None:
+    """Run `script(events, do)`, where `do(function, …)` runs etcdctl beside the watch."""
+
+    async def work() -> None:
+        store = place.store()
+        try:
+            async with aclosing(store.watch()) as events:
+                await script(events, asyncio.to_thread)
+        finally:
+            await store.close()
+
+    run(work())
+
+
+def keys(event: WatchEvent) -> set[str]:
+    assert isinstance(event, Snapshot)
+    return {lease.key for lease in event.leases}
+
+
+def test_snapshot_then_every_change_in_order(place: Place) -> None:
+    place.put("10.5.1.0-24", value)
+
+    async def script(events: Events, do: Callable[..., Awaitable[None]]) -> None:
+        assert keys(await anext(events)) == {"10.5.1.0-24"}
+        # Written before the watch is open: it begins at the snapshot's revision, so nothing is missed.
+        await do(place.put, "10.5.2.0-24", value)
+        await do(place.put, "10.5.1.0-24", value.replace("2.1", "2.7"))
+        await do(place.delete, "10.5.2.0-24")
+        first, second, third = [await anext(events) for _ in range(3)]
+        assert isinstance(first, LeasePut) and first.lease.key == "10.5.2.0-24"
+        assert isinstance(second, LeasePut) and second.lease.attrs == attrs(7)
+        assert third == LeaseGone("10.5.2.0-24")
+
+    watching(place, script)
+
+
+def test_expiry_is_told(place: Place) -> None:
+    granted = place.server.ctl("lease", "grant", "60").split()[1]
+    place.put("10.5.1.0-24", value, f"--lease={granted}")
+
+    async def script(events: Events, do: Callable[..., Awaitable[None]]) -> None:
+        assert keys(await anext(events)) == {"10.5.1.0-24"}
+        await do(place.server.ctl, "lease", "revoke", granted)
+        assert await anext(events) == LeaseGone("10.5.1.0-24")
+
+    watching(place, script)
+
+
+def test_bad_keys_and_values_are_set_apart(place: Place) -> None:
+    place.put("10.5.1.0-24", value)
+    place.put("10.5.2.0-24", "rubbish")
+    place.put("10.5.3.1-24", value)
+    place.put("nonsense", value)
+
+    async def script(events: Events, do: Callable[..., Awaitable[None]]) -> None:
+        snapshot = await anext(events)
+        assert keys(snapshot) == {"10.5.1.0-24"}
+        assert isinstance(snapshot, Snapshot)
+        names = {entry.key for entry in snapshot.refused}
+        under = f"{place.prefix}/subnets"
+        assert names == {"10.5.2.0-24", f"{under}/10.5.3.1-24", f"{under}/nonsense"}
+        await do(place.put, "10.5.1.0-24", '{"PublicIP":null}')
+        event = await anext(events)
+        assert isinstance(event, LeaseRefused) and event.refused.key == "10.5.1.0-24"
+        await do(place.delete, "nonsense")
+        assert await anext(events) == LeaseGone(f"{under}/nonsense")
+        await do(place.put, "10.5.9.0-24", value)
+        event = await anext(events)
+        assert isinstance(event, LeasePut) and event.lease.key == "10.5.9.0-24"
+
+    watching(place, script)
+
+
+def test_two_spellings_are_one_lease_until_both_are_gone(place: Place) -> None:
+    plain, odd = "10.5.1.0-24&fd00::-64", "10.5.1.0-24&fd00:0:0::-64"
+    place.put(plain, value)
+
+    async def script(events: Events, do: Callable[..., Awaitable[None]]) -> None:
+        assert keys(await anext(events)) == {plain}
+        await do(place.put, odd, value.replace("2.1", "2.7"))
+        event = await anext(events)
+        assert isinstance(event, LeasePut) and (event.lease.key, event.lease.attrs) == (plain, attrs(7))
+        await do(place.delete, odd)
+        event = await anext(events)
+        assert isinstance(event, LeasePut) and (event.lease.key, event.lease.attrs) == (plain, attrs(1))
+        await do(place.delete, plain)
+        assert await anext(events) == LeaseGone(plain)
+
+    watching(place, script)
+
+
+def test_compaction_before_the_watch_opens_gives_a_new_snapshot(place: Place) -> None:
+    place.put("10.5.1.0-24", value)
+
+    async def script(events: Events, do: Callable[..., Awaitable[None]]) -> None:
+        assert keys(await anext(events)) == {"10.5.1.0-24"}
+        await do(place.delete, "10.5.1.0-24")
+        await do(place.put, "10.5.2.0-24", value)
+        await do(compact, place)
+        assert keys(await anext(events)) == {"10.5.2.0-24"}
+        await do(place.put, "10.5.3.0-24", value)
+        event = await anext(events)
+        assert isinstance(event, LeasePut) and event.lease.key == "10.5.3.0-24"
+
+    watching(place, script)
+
+
+def compact(place: Place) -> None:
+    import json
+
+    revision = json.loads(place.server.ctl("get", "/", "-w", "json"))["header"]["revision"]
+    place.server.ctl("compact", str(revision))
+
+
+def test_ten_thousand_leases_come_in_one_snapshot(place: Place) -> None:
+    """Values of 1 kB make it 10 MB: more than gRPC takes by default."""
+    padding = f',"BackendType":"x","BackendData":"{"x" * 1000}"}}'
+
+    async def work() -> None:
+        store = place.store()
+        try:
+            await fill(store, place.prefix, value[:-1] + padding)
+            async with aclosing(store.watch()) as events:
+                assert len(keys(await anext(events))) == 10_000
+        finally:
+            await store.close()
+
+    run(work())
+
+
+async def fill(store: EtcdStore, prefix: str, text: str) -> None:
+    """Write 10,000 keys in transactions of 128, the server's limit."""
+    puts = [
+        pb.RequestOp(
+            request_put=pb.PutRequest(key=f"{prefix}/subnets/10.{n >> 8}.{n & 255}.0-24".encode(), value=text.encode())
+        )
+        for n in range(10_000)
+    ]
+    for at in range(0, len(puts), 128):
+        await store._client.write("KV/Txn", pb.TxnRequest(success=puts[at : at + 128]), pb.TxnResponse)

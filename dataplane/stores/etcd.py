@@ -78,7 +78,9 @@ class EtcdStore:
             lease = await self._try_acquire(attrs, previous if attempt < tries // 2 else None)
             if lease is not None:
                 return lease
-        raise StoreError(f"no lease: other nodes changed {self._subnets} or the configuration {tries} times as we chose")
+        raise StoreError(
+            f"no lease: other nodes changed {self._subnets} or the configuration {tries} times as we chose"
+        )
 
     async def renew(self, lease: Lease) -> Lease:
         """Write the lease's attributes again, under a new etcd lease unless it is a reservation, and return it.
@@ -188,12 +190,11 @@ class EtcdStore:
             return []
         alone = f"{self._subnets}/{format_key(lease.subnet)}".encode()
         compares = [
-            pb.Compare(key=key, target=pb.Compare.VERSION, version=0) for key in dict.fromkeys((alone, self._key_of(lease)))
+            pb.Compare(key=key, target=pb.Compare.VERSION, version=0)
+            for key in dict.fromkeys((alone, self._key_of(lease)))
         ]
         if not any(kv.key.startswith(alone) for kv in leaving):
-            compares.append(
-                pb.Compare(key=alone + b"&", range_end=alone + b"'", target=pb.Compare.VERSION, version=0)
-            )
+            compares.append(pb.Compare(key=alone + b"&", range_end=alone + b"'", target=pb.Compare.VERSION, version=0))
         return compares
 
     async def _write(
@@ -229,9 +230,7 @@ class EtcdStore:
         """Give an unused etcd lease back; one that cannot be given back runs out in a day."""
         if ttl_id:
             with suppress(StoreError):
-                await self._client.write(
-                    "Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=ttl_id), pb.LeaseRevokeResponse
-                )
+                await self._client.write("Lease/LeaseRevoke", pb.LeaseRevokeRequest(ID=ttl_id), pb.LeaseRevokeResponse)
 
     async def _unless_contested(self, lease: Lease) -> Lease | None:
         """Return a dual-stack lease just made, or give it back and return None if an older one overlaps it.

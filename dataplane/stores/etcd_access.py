@@ -72,9 +72,7 @@ def read_access(
         raise BadInput("--etcd-keyfile and --etcd-certfile belong together: give both or none")
     if password and not username:
         raise BadInput("--etcd-password needs --etcd-username")
-    found = tuple(
-        _endpoint(text.strip(), bool(cafile or certfile)) for text in endpoints.split(",") if text.strip()
-    )
+    found = tuple(_endpoint(text.strip(), bool(cafile or certfile)) for text in endpoints.split(",") if text.strip())
     if not found:
         raise BadInput(f"--etcd-endpoints {endpoints!r} names no server; {_allowed}, several with commas between")
     # As Go's path.Join cleans it.

@@ -23,7 +23,7 @@ from google.protobuf.message import Message
 
 from dataplane.errors import BadInput, StoreError, printable
 from dataplane.stores import etcd_pb2 as pb
-from dataplane.stores.etcd_access import Endpoint, EtcdAccess
+from dataplane.stores.etcd_access import EtcdAccess
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -62,7 +62,7 @@ class Client:
     def __init__(self, access: EtcdAccess, timing: Timing) -> None:
         self.timing = timing
         self._access = access
-        self._credentials = _credentials(access) if any(endpoint.tls for endpoint in access.endpoints) else None
+        self._credentials = _credentials(access)
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._current = 0
         self._token: str | None = None
@@ -255,8 +255,3 @@ def _credentials(access: EtcdAccess) -> grpc.ChannelCredentials:
         content("etcd-keyfile", access.keyfile),
         content("etcd-certfile", access.certfile),
     )
-
-
-def endpoint_names(endpoints: tuple[Endpoint, ...]) -> str:
-    """Return the endpoints for a message."""
-    return ", ".join(endpoint.name for endpoint in endpoints)

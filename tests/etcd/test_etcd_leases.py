@@ -59,7 +59,11 @@ def test_missing_configuration_is_said_with_flannels_hint(place: Place) -> None:
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "not JSON"), ('{"Network":"10.0.0.0/29"}', "too small"), ('{"EnableIPv4":false,' + json.dumps(dual)[1:], "IPv4")],
+    [
+        ("{", "not JSON"),
+        ('{"Network":"10.0.0.0/29"}', "too small"),
+        ('{"EnableIPv4":false,' + json.dumps(dual)[1:], "IPv4"),
+    ],
 )
 def test_unusable_configuration_is_refused_by_key(place: Place, text: str, says: str) -> None:
     place.server.ctl("put", f"{place.prefix}/config", text)
@@ -137,11 +141,11 @@ def test_many_nodes_at_once_get_one_subnet_each(place: Place) -> None:
             for each in stores:
                 await each.close()
 
-    leases_before = place.server.leases()
+    leases_before = place.leases()
     leases = run(work())
     assert len({lease.key for lease in leases}) == 40
     assert place.raw().count("subnets/") == 40
-    assert place.server.leases() == leases_before + 40  # the losers' etcd leases were revoked
+    assert place.leases() == leases_before + 40  # the losers' etcd leases were revoked
 
 
 def test_dual_stack_nodes_at_once_share_no_subnet_of_either_family(place: Place) -> None:
@@ -172,10 +176,10 @@ def test_a_lost_race_is_tried_again(place: Place, monkeypatch: pytest.MonkeyPatc
         return await original(self, lease, *rest, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(EtcdStore, "_write", late)
-    leases_before = place.server.leases()
+    leases_before = place.leases()
     lease = acquire(place, attrs(1))
     assert raced and lease.key != raced[0]
-    assert place.server.leases() == leases_before + 1
+    assert place.leases() == leases_before + 1
 
 
 def test_odd_spelling_of_our_own_lease_becomes_the_plain_one(place: Place) -> None:
@@ -191,13 +195,13 @@ def test_odd_spelling_of_our_own_lease_becomes_the_plain_one(place: Place) -> No
 def test_reservation_is_used_and_stays_one(place: Place) -> None:
     place.configure()
     place.put("10.5.3.0-24", '{"PublicIP":"192.0.2.1"}')
-    leases_before = place.server.leases()
+    leases_before = place.leases()
     lease = acquire(place, attrs(1))
     assert (lease.key, lease.expires) == ("10.5.3.0-24", None)
     assert renew(place, lease) == lease
     assert place.lease_id("10.5.3.0-24") == 0
     assert place.raw().endswith('{"PublicIP":"192.0.2.1","PublicIPv6":null}\n')
-    assert place.server.leases() == leases_before
+    assert place.leases() == leases_before
 
 
 def test_renewal_hangs_the_key_on_a_new_etcd_lease(place: Place) -> None:
@@ -217,10 +221,10 @@ def test_lease_that_is_no_longer_ours_is_not_renewed(place: Place, value: str | 
         place.delete(lease.key)
     else:
         place.put(lease.key, value)
-    leases_before = place.server.leases()
+    leases_before = place.leases()
     with pytest.raises(LeaseLost, match=lease.key):
         renew(place, lease)
-    assert place.server.leases() == leases_before
+    assert place.leases() == leases_before
     assert place.raw().endswith(f"{value}\n") if value else not place.raw()
 
 

@@ -162,7 +162,7 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["--etcd-endpoints=http://127.0.0.1:2379", "--etcd-prefix=/x", "--kube-subnet-mgr", "--datapath=kernel"],
+    ["--kube-subnet-mgr", "--datapath=kernel"],
 )
 def test_what_is_not_built_yet_is_refused_with_what_is_allowed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(capsys, word)
@@ -170,8 +170,25 @@ def test_what_is_not_built_yet_is_refused_with_what_is_allowed(word: str, capsys
     assert "--lease-dir" in text or "userspace" in text
 
 
-def test_store_asked_for_by_environment_is_refused_too(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--etcd-endpoints" in refused(capsys, FLANNELD_ETCD_ENDPOINTS="http://192.0.2.1:2379")
+def test_etcd_is_used_when_its_endpoints_are_given_anyhow() -> None:
+    assert read().etcd is None
+    by_flag = read("--etcd-endpoints=http://192.0.2.1:2379")
+    assert by_flag.etcd is not None and by_flag.etcd.prefix == "/coreos.com/network"
+    assert read(FLANNELD_ETCD_ENDPOINTS="http://192.0.2.1:2379").etcd == by_flag.etcd
+
+
+def test_other_etcd_flags_alone_are_named_as_without_effect() -> None:
+    options = read("--etcd-prefix=/x")
+    assert options.etcd is None
+    (warning,) = options.warnings
+    assert "--etcd-prefix" in warning and "--etcd-endpoints" in warning
+
+
+@pytest.mark.parametrize(
+    "words", [["--etcd-endpoints=ftp://a:1"], ["--etcd-endpoints=http://a:1", "--etcd-certfile=c"]]
+)
+def test_etcd_flags_that_cannot_be_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--etcd-" in refused(capsys, *words)
 
 
 @pytest.mark.parametrize(

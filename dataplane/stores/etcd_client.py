@@ -229,6 +229,8 @@ def _channel_options(timing: Timing) -> tuple[tuple[str, Any], ...]:
         ("grpc.max_receive_message_length", largest_message_bytes),
         ("grpc.keepalive_time_ms", keepalive_ms),
         ("grpc.keepalive_timeout_ms", round(1000 * timing.keepalive_timeout)),
+        # Of pings that gRPC sends for reasons of its own; while one is out, none is sent for keep-alive.
+        ("grpc.http2.ping_timeout_ms", round(1000 * timing.keepalive_timeout)),
         # gRPC stops after two pings without data, and a quiet watch has none for hours.
         ("grpc.http2.max_pings_without_data", 0),
         # Two minutes at most by default: a server that is back must be noticed soon.

@@ -104,7 +104,7 @@ def test_a_connection_that_carries_nothing_any_more_is_noticed(place: Place) -> 
                     await waiting
                     relay.flowing.clear()
                     with pytest.raises(StoreError):
-                        await asyncio.wait_for(anext(events), 5)
+                        await asyncio.wait_for(anext(events), 20)
             finally:
                 relay.flowing.set()
                 await store.close()
@@ -130,7 +130,7 @@ def test_a_frozen_server_is_noticed_by_ping_and_watch_and_welcome_again(own_serv
                     with pytest.raises(Unanswered):
                         await store.ping()
                     with pytest.raises(StoreError):
-                        await asyncio.wait_for(waiting, 5)
+                        await asyncio.wait_for(waiting, 20)
                 finally:
                     own_server.thaw()
             await until_answered(store)
@@ -157,7 +157,7 @@ def test_a_killed_server_comes_back_with_every_lease(own_server: Server) -> None
                 waiting = asyncio.ensure_future(anext(events))
                 own_server.kill()
                 with pytest.raises(StoreError):
-                    await asyncio.wait_for(waiting, 5)
+                    await asyncio.wait_for(waiting, 20)
             with pytest.raises(StoreError):
                 await store.renew(lease)
             await asyncio.to_thread(own_server.start)
@@ -197,7 +197,7 @@ def test_a_server_restored_from_a_backup_is_told_by_a_snapshot(own_server: Serve
                 waiting = asyncio.ensure_future(anext(events))
                 await asyncio.to_thread(replace_server)
                 with pytest.raises(StoreError):
-                    await asyncio.wait_for(waiting, 5)
+                    await asyncio.wait_for(waiting, 20)
             await until_answered(store)
             assert await first_keys(store) == {"10.5.1.0-24", "10.5.3.0-24"}
         finally:

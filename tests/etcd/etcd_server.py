@@ -28,7 +28,7 @@ from dataplane.stores.etcd_client import Timing
 
 Result = TypeVar("Result")
 
-quick = Timing(call=2.0, ping=0.5, keepalive=0.2, keepalive_timeout=0.3)
+quick = Timing(call=2.0, ping=1.0, keepalive=0.2, keepalive_timeout=1.0)
 
 
 def free_ports(number: int) -> list[int]:
@@ -107,7 +107,10 @@ class Server:
         os.kill(self._process.pid, number)
 
     def freeze(self) -> None:
+        """Stop it, and return when all its threads stand still."""
+        assert self._process is not None
         self.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
 
     def thaw(self) -> None:
         self.signal(signal.SIGCONT)

@@ -16,12 +16,6 @@
 #include "segment.h"
 #include "tun.h"
 
-enum {
-	tcp_flags_at = 13,
-	tcp_flag_psh = 0x08,
-	tcp_flag_ack = 0x10,
-};
-
 static uint32_t header_bytes(const struct ip *ip)
 {
 	if (ip->proto == proto_tcp)
@@ -185,9 +179,7 @@ static void write_joined(struct worker *w, struct run *run)
 {
 	struct receive_batch *batch = &w->receive;
 	struct virtio_net_hdr offload = {
-		.gso_type = run->ip.proto == proto_udp ? 5 /* VIRTIO_NET_HDR_GSO_UDP_L4 */
-			    : run->ip.version == 4     ? VIRTIO_NET_HDR_GSO_TCPV4
-						       : VIRTIO_NET_HDR_GSO_TCPV6,
+		.gso_type = tun_gso_type(&run->ip),
 		.gso_size = (uint16_t)run->gso_size,
 		.hdr_len = (uint16_t)run->headers,
 	};

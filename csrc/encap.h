@@ -23,6 +23,8 @@ enum {
 	ethernet_header = 14,
 	vxlan_overhead = vxlan_header + ethernet_header,
 	encap_overhead_max = vxlan_overhead,
+	ethertype_ipv4 = 0x0800,
+	ethertype_ipv6 = 0x86dd,
 };
 
 void encap_udp_init(struct encap *encap);

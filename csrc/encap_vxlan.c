@@ -11,11 +11,6 @@
  */
 #include "encap.h"
 
-enum {
-	ethertype_ipv4 = 0x0800,
-	ethertype_ipv6 = 0x86dd,
-};
-
 static const uint8_t flags_and_reserved[4] = {0x08};
 
 void encap_vxlan_init(struct encap *encap, uint32_t vni, const uint8_t vtep_mac[6])

@@ -13,6 +13,14 @@ enum {
 };
 
 enum {
+	tcp_flags_at = 13, /* in the TCP header */
+	tcp_flag_fin = 0x01,
+	tcp_flag_psh = 0x08,
+	tcp_flag_ack = 0x10,
+	tcp_flag_cwr = 0x80,
+};
+
+enum {
 	ecn_mask = 3,
 	ecn_not_ect = 0,
 	ecn_ect1 = 1,

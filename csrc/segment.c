@@ -3,12 +3,6 @@
 
 #include "checksum.h"
 
-enum {
-	tcp_flag_fin = 0x01,
-	tcp_flag_psh = 0x08,
-	tcp_flag_cwr = 0x80,
-};
-
 bool segment_begin(struct segmenter *s, const struct ip *super, uint32_t gso_size)
 {
 	const uint8_t *l4 = super->data + super->l4;
@@ -53,9 +47,9 @@ static void write_tcp_header(const struct segmenter *s, uint8_t *l4, bool last)
 {
 	store32(l4 + 4, load32(s->ip.data + s->ip.l4 + 4) + s->offset);
 	if (!last)
-		l4[13] &= (uint8_t) ~(tcp_flag_fin | tcp_flag_psh);
+		l4[tcp_flags_at] &= (uint8_t) ~(tcp_flag_fin | tcp_flag_psh);
 	if (s->index)
-		l4[13] &= (uint8_t)~tcp_flag_cwr;
+		l4[tcp_flags_at] &= (uint8_t)~tcp_flag_cwr;
 }
 
 void segment_next(struct segmenter *s, uint8_t *out)

@@ -4,6 +4,7 @@
  *   send_burst      reads the TUN until it is empty or the burst is full, then lets the trains go
  *     send_packet     parse → route → TTL → size → ECN and flow, then
  *       send_whole      one packet, where it lies: its header is written into the room before it
+ *       send_uncut      a super-packet, by the tunnel edge; where that is not to be used
  *       send_super      a super-packet, cut into wire-size packets behind it in the arena
  *         underlay_queue  joins equal datagrams of one peer to trains
  *
@@ -118,7 +119,7 @@ static bool begin_segments(struct segmenter *segments, const struct ip *ip, cons
 	case VIRTIO_NET_HDR_GSO_TCPV4:
 	case VIRTIO_NET_HDR_GSO_TCPV6:
 		return ip->proto == proto_tcp && offload->gso_size >= tcp_gso_min && segment_begin(segments, ip, offload->gso_size);
-	case 5: /* VIRTIO_NET_HDR_GSO_UDP_L4, Linux 6.2 */
+	case VIRTIO_NET_HDR_GSO_UDP_L4:
 		return ip->proto == proto_udp && segment_begin(segments, ip, offload->gso_size) &&
 		       (ip->len - segments->headers + offload->gso_size - 1) / offload->gso_size <= udp_segments_max;
 	}

@@ -2,15 +2,9 @@
 #include "tun.h"
 
 #include <errno.h>
-#include <linux/if_tun.h>
 #include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
-
-#ifndef TUN_F_USO4 /* Linux 6.2; Debian 12's headers know less than its kernels may */
-#define TUN_F_USO4 0x20
-#define TUN_F_USO6 0x40
-#endif
 
 enum {
 	icmp_per_second = 1000,

@@ -3,7 +3,26 @@
 #ifndef TUN_H
 #define TUN_H
 
+#include <linux/if_tun.h>
+
 #include "forwarder.h"
+
+/* Linux 6.2; Debian 12's headers know less than its kernels may. */
+#ifndef TUN_F_USO4
+#define TUN_F_USO4 0x20
+#define TUN_F_USO6 0x40
+#endif
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5
+#endif
+
+/* The kind of super-packet that a TCP or UDP packet is one of. */
+static inline uint8_t tun_gso_type(const struct ip *ip)
+{
+	if (ip->proto == proto_udp)
+		return VIRTIO_NET_HDR_GSO_UDP_L4;
+	return ip->version == 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+}
 
 /* Which of the wanted TUN offloads the device takes; switches them on (or all off). */
 uint32_t tun_probe(int fd, bool vnet_hdr, uint32_t wanted);

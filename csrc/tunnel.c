@@ -11,21 +11,18 @@
 #include "tunnel.h"
 
 #include <errno.h>
-#include <linux/if_tun.h>
 #include <netinet/in.h>
 #include <sys/ioctl.h>
 
 #include "checksum.h"
+#include "tun.h"
 
 /* Linux 6.17; Debian 12's headers know less than its kernels may. */
 enum {
-	gso_udp_l4 = 5,              /* Linux 6.2 */
-	tun_f_uso = 0x20 | 0x40,
 	tun_f_udp_tunnel_gso = 0x80 | 0x100, /* ..._GSO and ..._GSO_CSUM */
 	gso_udp_tunnel_ipv4 = 0x20,
 	gso_udp_tunnel_ipv6 = 0x40,
 	flag_udp_tunnel_csum = 8,
-	tcp_flag_cwr = 0x80,
 };
 
 /* struct virtio_net_hdr_v1_hash_tunnel, VIRTIO 1.4 section 5.1.6. */
@@ -49,7 +46,8 @@ enum {
 uint32_t tunnel_probe(struct dp *dp, uint32_t wanted)
 {
 	const struct dp_config *config = &dp->config;
-	unsigned int offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | tun_f_uso | tun_f_udp_tunnel_gso;
+	unsigned int offloads = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6 |
+				 tun_f_udp_tunnel_gso;
 	uint32_t without = wanted & ~(uint32_t)DP_OFFLOAD_TUNNEL_GSO;
 	int size = sizeof(struct tunnel_header);
 
@@ -135,13 +133,11 @@ static void begin_inner_checksum(const struct ip *ip)
 }
 
 /* GSO_ECN asks for what segment_next does: CWR stays on the first segment alone. */
-static uint32_t inner_gso_type(const struct ip *ip)
+static uint8_t inner_gso_type(const struct ip *ip)
 {
-	uint32_t type = ip->version == 4 ? VIRTIO_NET_HDR_GSO_TCPV4 : VIRTIO_NET_HDR_GSO_TCPV6;
+	bool has_cwr = ip->proto == proto_tcp && ip->data[ip->l4 + tcp_flags_at] & tcp_flag_cwr;
 
-	if (ip->proto == proto_udp)
-		return gso_udp_l4;
-	return ip->data[ip->l4 + 13] & tcp_flag_cwr ? type | VIRTIO_NET_HDR_GSO_ECN : type;
+	return has_cwr ? tun_gso_type(ip) | VIRTIO_NET_HDR_GSO_ECN : tun_gso_type(ip);
 }
 
 static void give_up(struct worker *w)
@@ -163,10 +159,10 @@ bool tunnel_send(struct worker *w, const struct segmenter *segments, const struc
 	uint8_t *udp;
 
 	if (is_ipv4) {
-		store16(outer + 12, 0x0800);
+		store16(outer + 12, ethertype_ipv4);
 		udp = write_ipv4(w, outer + ethernet_header, from, to, udp_len, ecn, segment_count(segments));
 	} else {
-		store16(outer + 12, 0x86dd);
+		store16(outer + 12, ethertype_ipv6);
 		udp = write_ipv6(outer + ethernet_header, from, to, udp_len, ecn);
 	}
 	write_udp(udp, from, to, udp_len, is_ipv4);

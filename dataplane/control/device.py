@@ -124,14 +124,9 @@ class TunDevice:
 
     def recheck(self) -> str | None:
         """Take back super-packets whole, for good, once the host objects; a rebuilt device asks anew."""
-        from dataplane.host.tunnel import objection
-
         if "tunnel_gso" not in self.forwarder.offloads:
             return None
-        try:
-            reason = objection(self._interface)
-        except HostError as error:
-            reason = str(error)
+        reason = _objection(self._interface)
         if reason is None:
             return None
         self.forwarder.forbid("tunnel_gso")
@@ -142,20 +137,31 @@ class TunDevice:
         self._undo.close()
 
 
-def _open_tunnel(undo: ExitStack, interface: str) -> int:
-    """A TAP for uncut super-packets where that pays; -1 where it does not, or cannot be had: the core cuts them."""
-    from dataplane.host.tunnel import TunnelTap, objection
+def _objection(interface: str) -> str | None:
+    """Why super-packets are not to leave whole; a host that cannot tell objects too."""
+    from dataplane.host.tunnel import objection
 
     try:
-        reason = objection(interface)
-        tap = None if reason else TunnelTap(interface)
+        return objection(interface)
     except HostError as error:
-        tap, reason = None, str(error)
-    if tap is None:
-        log.info("super-packets are cut by this process: %s", reason)
-        return -1
-    undo.callback(tap.close)
-    return tap.fd
+        return str(error)
+
+
+def _open_tunnel(undo: ExitStack, interface: str) -> int:
+    """A TAP for uncut super-packets where that pays; -1 where it does not, or cannot be had: the core cuts them."""
+    from dataplane.host.tunnel import TunnelTap
+
+    reason = _objection(interface)
+    if reason is None:
+        try:
+            tap = TunnelTap(interface)
+        except HostError as error:
+            reason = str(error)
+        else:
+            undo.callback(tap.close)
+            return tap.fd
+    log.info("super-packets are cut by this process: %s", reason)
+    return -1
 
 
 def _close_later(undo: ExitStack, sockets: list[socket.socket]) -> None:

@@ -188,7 +188,7 @@ class Host:
         self._thread.shutdown()
 
     def changes(self) -> AsyncIterator[None]:
-        """Yield whenever a link, an address or a route changed, our own changes included; see monitor.py."""
+        """Yield whenever a link, an address, a route or an IPsec policy changed, by ourselves too; see monitor.py."""
         return watch_changes()
 
     async def _ask(self, what: str, request: Callable[[IPRoute], Result], absent: tuple[int, ...] = ()) -> Result:

@@ -89,7 +89,7 @@ class EtcdStore:
             LeaseLost: the key is gone or shows another public address.
             StoreError: etcd does not answer.
         """
-        key = f"{self._subnets}/{_key(lease)}".encode()
+        key = self._key_of(lease)
         for _ in range(tries):
             found = await self._client.read("KV/Range", pb.RangeRequest(key=key), pb.RangeResponse)
             if not found.kvs:

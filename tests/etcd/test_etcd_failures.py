@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
 from etcd_server import Place, Relay, Server, attrs, free_ports, run
 
 from dataplane.errors import BadInput, StoreError
-from dataplane.model import LeaseGone, Snapshot
+from dataplane.model import LeaseGone, Snapshot, WatchEvent
 from dataplane.stores.etcd import EtcdStore
 from dataplane.stores.etcd_client import Unanswered
 
 value = '{"PublicIP":"192.0.2.1","PublicIPv6":null}'
+
+
+@asynccontextmanager
+async def watching(place: Place) -> AsyncIterator[tuple[Relay, EtcdStore, AsyncGenerator[WatchEvent, None]]]:
+    """A store behind a relay, and its watch, which is open and has told all that there is."""
+    async with Relay(place.server.port) as relay:
+        store = place.store(endpoints=relay.url)
+        try:
+            async with aclosing(store.watch()) as events:
+                await anext(events)
+                waiting = asyncio.ensure_future(anext(events))
+                await asyncio.to_thread(place.put, "10.5.2.0-24", value)
+                await waiting
+                yield relay, store, events
+        finally:
+            relay.flowing.set()
+            await store.close()
 
 
 async def first_keys(store: EtcdStore) -> set[str]:
@@ -69,23 +87,14 @@ def test_a_cut_connection_ends_the_watch_and_the_next_tells_what_was_missed(plac
     place.put("10.5.1.0-24", value)
 
     async def work() -> None:
-        async with Relay(place.server.port) as relay:
-            store = place.store(endpoints=relay.url)
-            try:
-                async with aclosing(store.watch()) as events:
-                    await anext(events)
-                    waiting = asyncio.ensure_future(anext(events))
-                    await asyncio.to_thread(place.put, "10.5.2.0-24", value)
-                    await waiting  # so the watch is open
-                    waiting = asyncio.ensure_future(anext(events))
-                    relay.cut()
-                    with pytest.raises(StoreError):
-                        await waiting
-                await asyncio.to_thread(place.delete, "10.5.1.0-24")
-                await until_answered(store)
-                assert await first_keys(store) == {"10.5.2.0-24"}
-            finally:
-                await store.close()
+        async with watching(place) as (relay, store, events):
+            waiting = asyncio.ensure_future(anext(events))
+            relay.cut()
+            with pytest.raises(StoreError):
+                await waiting
+            await asyncio.to_thread(place.delete, "10.5.1.0-24")
+            await until_answered(store)
+            assert await first_keys(store) == {"10.5.2.0-24"}
 
     run(work())
 
@@ -94,20 +103,10 @@ def test_a_connection_that_carries_nothing_any_more_is_noticed(place: Place) -> 
     place.put("10.5.1.0-24", value)
 
     async def work() -> None:
-        async with Relay(place.server.port) as relay:
-            store = place.store(endpoints=relay.url)
-            try:
-                async with aclosing(store.watch()) as events:
-                    await anext(events)
-                    waiting = asyncio.ensure_future(anext(events))
-                    await asyncio.to_thread(place.put, "10.5.2.0-24", value)
-                    await waiting
-                    relay.flowing.clear()
-                    with pytest.raises(StoreError):
-                        await asyncio.wait_for(anext(events), 20)
-            finally:
-                relay.flowing.set()
-                await store.close()
+        async with watching(place) as (relay, _, events):
+            relay.flowing.clear()
+            with pytest.raises(StoreError):
+                await asyncio.wait_for(anext(events), 20)
 
     run(work())
 

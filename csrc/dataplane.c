@@ -60,7 +60,7 @@ static struct worker *new_worker(struct dp *dp, uint32_t index)
 	w->receive_fd = dp->config.edges[index].receive_fd;
 	w->offloads = dp->offloads;
 	w->receive.parts = 1; /* as coalesce_flush leaves it */
-	w->send.arena = malloc(arena_bytes);
+	w->send.arena = aligned_alloc(cache_line, arena_bytes);
 	w->receive.buffers = malloc((size_t)messages_max * receive_buffer);
 	w->receive.scratch = malloc(packet_max + 1);
 	w->peers = calloc(DP_MAX_PEERS, sizeof(*w->peers)); /* pages that no peer needs are never touched */

@@ -34,8 +34,9 @@ enum {
 	runs_max = 256,              /* packets or joined packets waiting for their TUN write */
 	parts_max = 1000,        /* a run is one writev with two iovecs more: at most 1,024 (UIO_MAXIOV) */
 	flow_buckets = 64,
+	cache_line = 64,
 	receive_buffer = packet_max + 1, /* one more than any datagram has: longer ones show as truncated */
-	/* Room for a burst, one more super-packet, and the segments of it with their headers. */
+	/* Room for a burst, one more super-packet, and the segments of it with their headers. A multiple of cache_line. */
 	arena_bytes = burst_bytes + 4 * (packet_max + 1),
 };
 
@@ -131,7 +132,7 @@ struct worker {
 	uint64_t icmp_refilled_ns[icmp_errors];
 	struct send_batch send;
 	struct receive_batch receive;
-} __attribute__((aligned(64)));
+} __attribute__((aligned(cache_line)));
 
 struct dp {
 	struct dp_config config;

@@ -1,35 +1,44 @@
 """The composition root: builds every object of the daemon, runs them as one group of tasks, takes them down in order.
 
-Order of start (flannel main.go): run directory, status and health, store, configuration, interface, VTEP MAC,
-lease, devices, forwarding table, subnet.env, ready. What must stay true: nothing on the host is left behind by a
-clean stop or by a failure (leases and subnet.env stay, as flannel's do), a stop works at any moment of the start,
-and a second signal kills.
+Order of start (flannel main.go): run directory, status and health, store, configuration, interface, kernel device
+and VTEP MAC, lease, devices and routes, forwarding table, subnet.env, ready. A node that gets another address or MTU
+lives this again from the lease on (`_life`). What must stay true: of a TUN nothing is left behind by a clean stop or by
+a failure, of the kernel's devices and routes what flannel leaves (leases and subnet.env stay in any case); a stop works
+at any moment of the start, and a second signal kills.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
 from dataplane import subnet_env
-from dataplane.backends.base import Backend, DevicePlan
+from dataplane.backends import Backend, DevicePlan, Plan, from_conf
+from dataplane.control.datapath import choose_datapath
 from dataplane.control.device import TunDevice
+from dataplane.control.follow import Moved, follow_config, follow_interface
 from dataplane.control.identity import vtep_macs
+from dataplane.control.keeper import Keeper
 from dataplane.control.loop import Control
 from dataplane.control.options import Options
+from dataplane.control.peer_routes import Direct
 from dataplane.control.renew import Renewer, WallClock
+from dataplane.control.route_keeper import RouteKeeper
 from dataplane.control.rundir import run_directory
 from dataplane.control.tasks import first_error, spawn
-from dataplane.errors import BadConfig, BadInput, HostError, StoreError
+from dataplane.control.tun_keeper import TunKeeper
+from dataplane.errors import BadInput, HostError, LeaseLost, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.netlink import Host
-from dataplane.model import Lease, LeaseAttrs, NetConf, type_udp, type_vxlan
+from dataplane.model import IPNetwork, Lease, LeaseAttrs, NetConf, Peer
 from dataplane.observe.health import Server
-from dataplane.observe.notify import notify_ready
-from dataplane.observe.state import Datapath, InterfaceState, NodeState
+from dataplane.observe.notify import notify, watchdog_period
+from dataplane.observe.state import InterfaceState, NodeState
 from dataplane.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -63,6 +72,7 @@ async def _until_stopped(options: Options) -> int:
     stopped = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
+    _notify("STOPPING=1")
     work.cancel()
     try:
         await work
@@ -93,6 +103,9 @@ class Daemon:
             server.open()
             async with asyncio.TaskGroup() as group:
                 spawn(group, "serve", self._serve(server))
+                period = watchdog_period(os.environ)
+                if period is not None:
+                    spawn(group, "watchdog", self._feed_watchdog(period))
                 await self._start(group, stack)
 
     async def _serve(self, server: Server) -> None:
@@ -101,40 +114,29 @@ class Daemon:
         await self._clock.wait(self._written, serve_delay_s)
         await server.serve()
 
+    async def _feed_watchdog(self, period: float) -> None:
+        while True:
+            _notify("WATCHDOG=1")
+            await asyncio.sleep(period)
+
     async def _start(self, group: asyncio.TaskGroup, stack: AsyncExitStack) -> None:
-        options = self._options
-        store = _store(options)
+        store = _store(self._options)
         stack.push_async_callback(store.close)
         host = Host()
         stack.push_async_callback(host.close)
         conf = await self._config(store)
-        backend = _backend(conf)
+        spawn(group, "config", follow_config(store, conf, self._state, self._clock))
+        backend = from_conf(conf)
         external = await self._interface(host, conf)
-        self._check(conf, backend, external)
-        own = await self._lease(store, backend, external)
-        plans = self._plans(conf, backend, own, external)
-        renewer = Renewer(store, own, options.renew_margin, self._clock, self._renewed, self._renewal_failed)
-        control = Control(
-            conf,
-            own,
-            backend,
-            plans,
-            open_device=partial(TunDevice, workers=options.workers, spin_us=options.spin_us),
-            host=host,
-            state=self._state,
-            clock=self._clock,
-            workers=options.workers,
-            doubt=renewer.doubt,
-        )
-        stack.push_async_callback(control.close)
-        await control.open()
-        spawn(group, "watch", control.watch(store))
-        spawn(group, "ping", control.ping(store))
-        await control.synced.wait()
-        self._ready(conf, backend, own, external)
-        spawn(group, "listen", control.listen(host))
-        spawn(group, "resync", control.resync())
-        spawn(group, "renew", renewer.run())
+        own: Lease | None = None
+        while True:
+            life = _Life(self._options, self._state, self._clock, store, host, conf, backend, external)
+            try:
+                await life.run(own, self._written)
+            except* Moved:
+                external, own = life.external, life.own
+                log.warning("the external interface is now %s, mtu %d", external.name, external.mtu)
+                self._show(external)
 
     async def _config(self, store: Store) -> NetConf:
         """Read the configuration, waiting for it for ever, as flannel does; a wrong one is raised as `BadConfig`."""
@@ -154,78 +156,195 @@ class Daemon:
                 return conf
 
     async def _interface(self, host: Host, conf: NetConf) -> ExternalInterface:
-        options = self._options
-        choice = InterfaceChoice(
-            options.iface, options.iface_regex, options.iface_can_reach, options.public_ip, options.public_ipv6
+        external = await choose(host, _interface_choice(self._options), conf.enable_ipv4, conf.enable_ipv6)
+        log.info(
+            "external interface %s, address %s: %s",
+            external.name,
+            external.address or external.address6,
+            external.reason,
         )
-        external = await choose(host, choice, conf.enable_ipv4, conf.enable_ipv6)
-        address = str(external.address or external.address6)
-        self._state.interface = InterfaceState(external.name, address, external.mtu, external.reason)
-        log.info("external interface %s, address %s: %s", external.name, address, external.reason)
+        self._show(external)
         return external
 
-    def _check(self, conf: NetConf, backend: Backend, external: ExternalInterface) -> None:
-        """Raise what would end the start anyway, before there is a lease by which peers would send to us."""
-        from dataplane.host.tun import check_tun
+    def _show(self, external: ExternalInterface) -> None:
+        address = str(external.address or external.address6)
+        self._state.interface = InterfaceState(external.name, address, external.mtu, external.reason)
 
-        for ip, network in ((external.public_ip, conf.network), (external.public_ipv6, conf.ipv6_network)):
-            if ip is not None and network is not None and ip in network:
-                raise HostError(f"public address {ip} is inside the overlay network {network}; peers would refuse it")
-        subnet_env.check(self._options.subnet_file)
-        for name in backend.device_names:
-            check_tun(name)
 
-    async def _lease(self, store: Store, backend: Backend, external: ExternalInterface) -> Lease:
-        macs = await vtep_macs(store, backend, external.public_ip or external.public_ipv6)
-        attrs = backend.lease_attrs(external.public_ip, external.public_ipv6, macs)
-        earlier = subnet_env.read(self._options.subnet_file)
-        previous = None
-        if earlier.subnet is not None or earlier.ipv6_subnet is not None:
-            previous = Lease(earlier.subnet, earlier.ipv6_subnet, LeaseAttrs())
-        own = await store.acquire(attrs, previous)
-        log.info("lease %s", own.key)
-        self._state.lease = own
-        self._state.store_contact = self._clock.now()
-        return own
+class _Life:
+    """What stands and falls with the external interface as it is: lease, devices, routes, and the tasks that keep them.
 
-    def _plans(
-        self, conf: NetConf, backend: Backend, own: Lease, external: ExternalInterface
-    ) -> tuple[DevicePlan, ...]:
-        plans = backend.devices(
-            conf,
+    Attributes:
+        external: the interface; after `Moved` what it has become.
+        own: our lease, once there is one.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        state: NodeState,
+        clock: WallClock,
+        store: Store,
+        host: Host,
+        conf: NetConf,
+        backend: Backend,
+        external: ExternalInterface,
+    ) -> None:
+        self._options = options
+        self._state = state
+        self._clock = clock
+        self._store = store
+        self._host = host
+        self._conf = conf
+        self._backend = backend
+        self.external = external
+        self.own: Lease | None = None
+
+    async def run(self, earlier: Lease | None, written: asyncio.Event) -> None:
+        """Live until something ends it: cancellation, an error, or `Moved` (in a group).
+
+        Args:
+            earlier: the lease of the life before, if there was one.
+            written: set once subnet.env stands.
+        """
+        self._check()
+        own = await self._lease(earlier)
+        control, renewer = self._control(own)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(control.close)
+            try:
+                async with asyncio.TaskGroup() as group:
+                    await control.open()
+                    spawn(group, "watch", control.watch(self._store))
+                    spawn(group, "ping", control.ping(self._store))
+                    await control.synced.wait()
+                    await control.ensure()
+                    self._ready(own)
+                    written.set()
+                    spawn(group, "program", control.program())
+                    spawn(group, "listen", control.listen(self._host))
+                    spawn(group, "resync", control.resync())
+                    spawn(group, "renew", renewer.run())
+                    spawn(group, "interface", self._follow_interface())
+            except* LeaseLost:
+                await control.withdraw()
+                raise
+
+    def _control(self, own: Lease) -> tuple[Control, Renewer]:
+        external = self.external
+        plans = self._backend.plans(
+            self._conf,
             own,
             interface=external.name,
             interface_mtu=external.mtu,
             address=external.address,
             address6=external.address6,
         )
-        self._state.backend = backend.wire
-        self._state.datapath = _datapath(backend, self._options.datapath)
-        self._state.vtep_mac = plans[0].vtep_mac.hex(":") if backend.mac_families else ""
-        log.info("backend %s, datapath %s: %s", backend.wire, self._state.datapath.kind, self._state.datapath.reason)
-        return plans
+        renewer = Renewer(
+            self._store, own, self._options.renew_margin, self._clock, self._renewed, self._renewal_failed
+        )
+        self._state.devices.clear()
+        control = Control(
+            self._conf,
+            own,
+            self._backend,
+            plans,
+            keep=self._keep,
+            state=self._state,
+            clock=self._clock,
+            doubt=renewer.doubt,
+        )
+        return control, renewer
 
-    def _ready(self, conf: NetConf, backend: Backend, own: Lease, external: ExternalInterface) -> None:
+    def _keep(self, plan: Plan, wanted: Mapping[IPNetwork, Peer]) -> Sequence[Keeper]:
+        host, state, options = self._host, self._state, self._options
+        if not isinstance(plan, DevicePlan):
+            return (RouteKeeper(plan, wanted, host, state, Direct.always),)
+        if plan.link is not None and state.datapath is not None and state.datapath.kind == "kernel":
+            from dataplane.control.kernel_keeper import KernelKeeper
+
+            return (KernelKeeper(plan, plan.link, wanted, host, state),)
+        open_device = partial(TunDevice, workers=options.workers, spin_us=options.spin_us)
+        tun = TunKeeper(plan, wanted, open_device, host, state, options.workers)
+        direct = Direct.on_link if plan.direct_routing else Direct.never
+        return tun, RouteKeeper(plan, wanted, host, state, direct, beside=state.devices[plan.name])
+
+    def _check(self) -> None:
+        """Raise what would end the start anyway, before there is a lease by which peers would send to us."""
+        external, conf = self.external, self._conf
+        for ip, network in ((external.public_ip, conf.network), (external.public_ipv6, conf.ipv6_network)):
+            if ip is not None and network is not None and ip in network:
+                raise HostError(f"public address {ip} is inside the overlay network {network}; peers would refuse it")
+        subnet_env.check(self._options.subnet_file)
+        self._backend.mtu(external.mtu)
+
+    async def _lease(self, earlier: Lease | None) -> Lease:
+        backend, external = self._backend, self.external
+        macs: Mapping[int, bytes]
+        if earlier is None:
+            macs = await vtep_macs(self._store, backend, external.public_ip or external.public_ipv6)
+        else:
+            macs = backend.macs_of(earlier)
+        datapath, macs = await choose_datapath(self._options.datapath, backend, self._host, external, macs)
+        self._state.datapath = datapath
+        self._state.backend = backend.kind
+        self._state.vtep_mac = next(iter(macs.values())).hex(":") if macs else ""
+        log.info("backend %s, datapath %s: %s", backend.kind, datapath.kind, datapath.reason)
+        attrs = backend.lease_attrs(external.public_ip, external.public_ipv6, macs)
+        own = await (self._acquire(attrs) if earlier is None else self._move(earlier, attrs))
+        log.info("lease %s", own.key)
+        self.own = self._state.lease = own
+        self._state.store_contact = self._clock.now()
+        return own
+
+    async def _acquire(self, attrs: LeaseAttrs) -> Lease:
+        earlier = subnet_env.read(self._options.subnet_file)
+        previous = None
+        if earlier.subnet is not None or earlier.ipv6_subnet is not None:
+            previous = Lease(earlier.subnet, earlier.ipv6_subnet, LeaseAttrs())
+        return await self._store.acquire(attrs, previous)
+
+    async def _move(self, earlier: Lease, attrs: LeaseAttrs) -> Lease:
+        """Tell the peers where we are now, for as long as it takes; raises `LeaseLost`."""
+        while True:
+            try:
+                return await self._store.renew(earlier, attrs)
+            except LeaseLost:
+                raise
+            except StoreError as error:
+                self._state.blockers["moved"] = f"our new address cannot be told to the peers: {error}"
+                log.warning("%s", self._state.blockers["moved"])
+                await asyncio.sleep(config_retry_s)
+            finally:
+                self._state.blockers.pop("moved", None)
+
+    async def _follow_interface(self) -> None:
+        choice = _interface_choice(self._options)
+        again = partial(choose, self._host, choice, self._conf.enable_ipv4, self._conf.enable_ipv6)
+        try:
+            await follow_interface(self._host, self.external, again, self._clock)
+        except Moved as moved:
+            self.external = moved.external
+            raise
+
+    def _ready(self, own: Lease) -> None:
+        conf, options = self._conf, self._options
         env = subnet_env.SubnetEnv(
             network=conf.network if conf.enable_ipv4 else None,
             subnet=own.subnet,
             ipv6_network=conf.ipv6_network if conf.enable_ipv6 else None,
             ipv6_subnet=own.ipv6_subnet,
-            mtu=backend.mtu(external.mtu),
+            mtu=self._backend.mtu(self.external.mtu),
             # This release makes no masquerade rules, so the CNI plugin must be told to make its own.
             ip_masq=False,
         )
-        subnet_env.write(self._options.subnet_file, env)
-        self._written.set()
-        self._state.blockers.pop("start")
-        log.info("ready: %s peers, wrote %s", self._state.leases, self._options.subnet_file)
-        try:
-            notify_ready()
-        except HostError as error:
-            log.warning("%s", error)
+        subnet_env.write(options.subnet_file, env)
+        self._state.blockers.pop("start", None)
+        log.info("ready: %s peers, wrote %s", self._state.leases, options.subnet_file)
+        _notify("READY=1", f"STATUS=lease {own.key}, {self._state.leases} peers")
 
     def _renewed(self, lease: Lease) -> None:
-        self._state.lease = lease
+        self.own = self._state.lease = lease
         self._state.events["lease_renewals"] += 1
 
     def _renewal_failed(self, error: str | None) -> None:
@@ -235,6 +354,19 @@ class Daemon:
         self._state.events["store_errors"] += 1
         self._state.notes["renewal"] = f"our lease could not be renewed: {error}"
         log.warning("our lease could not be renewed, trying again: %s", error)
+
+
+def _interface_choice(options: Options) -> InterfaceChoice:
+    return InterfaceChoice(
+        options.iface, options.iface_regex, options.iface_can_reach, options.public_ip, options.public_ipv6
+    )
+
+
+def _notify(*lines: str) -> None:
+    try:
+        notify(*lines)
+    except HostError as error:
+        log.warning("%s", error)
 
 
 def _store(options: Options) -> Store:
@@ -253,24 +385,3 @@ def _store(options: Options) -> Store:
             "pip install 'flannel-dataplane[etcd]'"
         ) from None
     return EtcdStore(options.etcd)
-
-
-def _backend(conf: NetConf) -> Backend:
-    # Only the backend in use is imported: start must be quick.
-    if conf.backend_type == type_udp:
-        from dataplane.backends.udp import UdpBackend
-
-        return UdpBackend.from_conf(conf)
-    if conf.backend_type == type_vxlan:
-        from dataplane.backends.vxlan import VxlanBackend
-
-        return VxlanBackend.from_conf(conf)
-    raise BadConfig(f"Backend.Type: unknown backend type {conf.backend_type!r}; allowed now: {type_udp}, {type_vxlan}")
-
-
-def _datapath(backend: Backend, asked: str) -> Datapath:
-    if backend.wire == type_udp:
-        return Datapath("userspace", "the udp backend has no other")
-    if asked == "auto":
-        return Datapath("userspace", "--datapath auto: this release has no other")
-    return Datapath("userspace", f"--datapath {asked} was asked for")

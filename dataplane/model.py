@@ -13,6 +13,7 @@ from typing import Any
 
 type_udp = "udp"
 type_vxlan = "vxlan"
+type_host_gw = "host-gw"
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
@@ -128,6 +129,26 @@ class Peer:
     prefix: IPNetwork
     next_hop: IPAddress | None
     vtep_mac: bytes = bytes(6)
+
+
+@dataclass(frozen=True, slots=True)
+class VxlanLink:
+    """A vxlan device as the kernel should have it (flannel.md section 5.1).
+
+    Attributes:
+        local: outer source address: our public one.
+        interface: name of the external interface.
+        mtu: bytes, of the device itself.
+    """
+
+    name: str
+    vni: int
+    port: int
+    local: IPAddress
+    interface: str
+    mtu: int
+    learning: bool = False
+    group_policy: bool = False
 
 
 @dataclass(frozen=True, slots=True)

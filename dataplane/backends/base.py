@@ -1,6 +1,6 @@
 """What a backend is: the meaning of a configuration and of a lease for the data plane. Pure, without I/O.
 
-A backend turns the network configuration into devices (`DevicePlan`), our own addresses into what we publish
+A backend turns the network configuration into ways to the peers (`Plan`, mostly with a device: `DevicePlan`), our own addresses into what we publish
 (`LeaseAttrs`), and somebody's lease into forwarding entries (`Peer`). What must stay true: a lease is hostile until
 checked here, and each one that cannot be used is a `BadLease` that says why (quoting little of it), never another
 error.
@@ -16,7 +16,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from typing import Any, ClassVar, Literal, Self
 
 from dataplane.errors import BadConfig, BadLease
-from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Peer
+from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Peer, VxlanLink
 
 ipv4_minimum_mtu = 68  # RFC 791
 ipv6_minimum_mtu = 1280  # RFC 8200 section 5; Linux takes IPv6 off a link below it
@@ -26,37 +26,29 @@ largest_port = 65535
 _no_mac = bytes(6)
 
 
-@dataclass(frozen=True, slots=True)
-class DevicePlan:
-    """One TUN device with the forwarder behind it, as it should be.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One way to the peers over one underlay family, as it should be. By itself: plain routes through their addresses.
 
     Attributes:
-        name: exact, or a template ("flannel%d").
+        name: of the device, exact or a template ("flannel%d"); without a device a name for messages ("host-gw").
         mtu: largest inner packet, bytes.
-        addresses: our addresses on it: the base of each of our subnets as a single host.
-        routes: what is sent into it: the whole overlay.
-        port: UDP port, ours and the peers'.
-        vni: 0 for udp.
-        wire: the format on the underlay.
-        underlay_family, underlay_address: 4 or 6, and the local address to bind to.
         interface: name of the external interface.
-        subnets: our own overlay subnets that this device carries.
+        underlay_family, underlay_address: 4 or 6, and the local address to bind to.
         public_address: what our lease tells peers in place of underlay_address.
-        vtep_mac: ours; zero for udp.
+        subnets: our own overlay subnets that go this way.
+        networks: the overlay networks that those are parts of.
+        vtep_mac: ours; zero where there is none.
     """
 
     name: str
     mtu: int
-    addresses: tuple[IPv4Interface | IPv6Interface, ...]
-    routes: tuple[IPNetwork, ...]
-    port: int
-    vni: int
-    wire: Literal["udp", "vxlan"]
+    interface: str
     underlay_family: Literal[4, 6]
     underlay_address: IPAddress
-    interface: str
-    subnets: tuple[IPNetwork, ...]
     public_address: IPAddress
+    subnets: tuple[IPNetwork, ...]
+    networks: tuple[IPNetwork, ...]
     vtep_mac: bytes = _no_mac
 
     @property
@@ -65,10 +57,32 @@ class DevicePlan:
         return tuple(Peer(subnet, None) for subnet in self.subnets)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevicePlan(Plan):
+    """A tunnel device, in the kernel or as a TUN with the forwarder behind it.
+
+    Attributes:
+        addresses: our addresses on it: the base of each of our subnets as a single host.
+        port: UDP port, ours and the peers'.
+        vni: 0 for udp.
+        wire: the format on the underlay.
+        direct_routing: peers on our own link are reached without the tunnel.
+        link: the kernel's own device that would do the same; None where there is no such thing.
+    """
+
+    addresses: tuple[IPv4Interface | IPv6Interface, ...]
+    port: int
+    vni: int
+    wire: Literal["udp", "vxlan"]
+    direct_routing: bool = False
+    link: VxlanLink | None = None
+
+
 class Backend(ABC):
     """One backend with its options read. Made by `from_conf`."""
 
-    wire: ClassVar[Literal["udp", "vxlan"]]
+    kind: ClassVar[str]
+    """flannel's name of it."""
 
     @classmethod
     @abstractmethod
@@ -86,7 +100,7 @@ class Backend(ABC):
     @property
     @abstractmethod
     def device_names(self) -> tuple[str, ...]:
-        """Names, exact or templates, of the devices that `devices` will plan."""
+        """Names, exact or templates, of the devices that `plans` will plan; none where there are only routes."""
 
     @abstractmethod
     def mtu(self, interface_mtu: int) -> int:
@@ -98,8 +112,12 @@ class Backend(ABC):
     ) -> LeaseAttrs:
         """What we publish, as flannel would. `vtep_macs`: MAC by underlay family, one for each of `mac_families`."""
 
+    def macs_of(self, own: Lease) -> dict[int, bytes]:
+        """The VTEP MACs that our own lease tells, one for each of `mac_families`; raises `BadLease`."""
+        return {}
+
     @abstractmethod
-    def devices(
+    def plans(
         self,
         conf: NetConf,
         own: Lease,
@@ -108,8 +126,8 @@ class Backend(ABC):
         interface_mtu: int,
         address: IPv4Address | None,
         address6: IPv6Address | None,
-    ) -> tuple[DevicePlan, ...]:
-        """The devices that `own` needs on this external interface.
+    ) -> tuple[Plan, ...]:
+        """The ways to the peers that `own` needs on this external interface, IPv4 first.
 
         Args:
             own: our lease as the store gave it, attrs as published.
@@ -120,8 +138,8 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
-        """What a peer's lease means for `device`: its overlay prefixes; none where it has none of that family.
+    def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
+        """What a peer's lease means for `plan`: its overlay prefixes; none where it has none of that family.
 
         Raises `BadLease` if any part of it that matters here cannot be used.
         """
@@ -204,7 +222,7 @@ def host_interface(subnet: IPNetwork) -> IPv4Interface | IPv6Interface:
     return IPv6Interface((subnet.network_address, 128))
 
 
-def peer_subnet(conf: NetConf, lease: Lease, version: int, device: DevicePlan) -> IPNetwork | None:
+def peer_subnet(conf: NetConf, lease: Lease, version: int, plan: Plan) -> IPNetwork | None:
     """A peer's checked subnet of that IP version, None if it has none; raises `BadLease`.
 
     Overlaps between two peers are not seen here, only with us.
@@ -217,28 +235,28 @@ def peer_subnet(conf: NetConf, lease: Lease, version: int, device: DevicePlan) -
     network: Any = network_of(conf, version)
     if not network.supernet_of(subnet):
         raise BadLease(lease.key, f"subnet {subnet} is outside the overlay network; allowed: part of {network}")
-    for own in device.subnets:
+    for own in plan.subnets:
         if own.version == version and subnet.overlaps(own):
             raise BadLease(lease.key, f"subnet {subnet} overlaps our own subnet {own}")
     return subnet
 
 
-def peer_next_hop(lease: Lease, device: DevicePlan) -> IPAddress:
+def peer_next_hop(lease: Lease, plan: Plan) -> IPAddress:
     """A peer's checked underlay address; raises `BadLease`."""
-    field, kind = ("PublicIP", IPv4Address) if device.underlay_family == 4 else ("PublicIPv6", IPv6Address)
-    ip: Any = lease.attrs.public_ip if device.underlay_family == 4 else lease.attrs.public_ipv6
-    allowed = f"allowed: a unicast IPv{device.underlay_family} address of another node"
+    field, kind = ("PublicIP", IPv4Address) if plan.underlay_family == 4 else ("PublicIPv6", IPv6Address)
+    ip: Any = lease.attrs.public_ip if plan.underlay_family == 4 else lease.attrs.public_ipv6
+    allowed = f"allowed: a unicast IPv{plan.underlay_family} address of another node"
     if not isinstance(ip, kind):
         raise BadLease(lease.key, f"{field} is {'missing' if ip is None else reprlib.repr(ip)}; {allowed}")
     mapped = isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None
     broadcast = ip == IPv4Address("255.255.255.255")
     if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:
         raise BadLease(lease.key, f"{field} {ip} cannot be a peer's address; {allowed}")
-    if ip in (device.underlay_address, device.public_address):
+    if ip in (plan.underlay_address, plan.public_address):
         raise BadLease(lease.key, f"{field} {ip} is our own; {allowed}")
-    for network in device.routes:
+    for network in plan.networks:
         if ip in network:
-            # The datagram would be routed into this very device, and around again.
+            # The datagram would be routed into the overlay again, and so on.
             raise BadLease(lease.key, f"{field} {ip} is inside the overlay network {network}; {allowed}")
     return ip
 

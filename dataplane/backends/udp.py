@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, Self
 from dataplane.backends.base import (
     Backend,
     DevicePlan,
+    Plan,
     check_mtu,
     enabled_versions,
     host_interface,
@@ -25,7 +26,7 @@ from dataplane.backends.base import (
     read_integer,
     underlay_of,
 )
-from dataplane.model import Lease, LeaseAttrs, NetConf, Peer
+from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_udp
 
 default_port = 8285
 _device_name = "flannel%d"
@@ -36,7 +37,7 @@ overhead_bytes: Mapping[int, int] = {4: 20 + 8, 6: 40 + 8}  # outer IP and UDP h
 class UdpBackend(Backend):
     """Options: Port (0 or absent: 8285)."""
 
-    wire: ClassVar[Literal["udp", "vxlan"]] = "udp"
+    kind: ClassVar[str] = type_udp
     port: int
     underlay_family: Literal[4, 6]
     carries_ipv6: bool
@@ -65,7 +66,7 @@ class UdpBackend(Backend):
             return LeaseAttrs(public_ip=public_ip)
         return LeaseAttrs(public_ipv6=public_ipv6)
 
-    def devices(
+    def plans(
         self,
         conf: NetConf,
         own: Lease,
@@ -74,17 +75,17 @@ class UdpBackend(Backend):
         interface_mtu: int,
         address: IPv4Address | None,
         address6: IPv6Address | None,
-    ) -> tuple[DevicePlan, ...]:
+    ) -> tuple[DevicePlan]:
         underlay, public = underlay_of(self.underlay_family, own, address, address6)
         pairs = own_subnets(conf, own, enabled_versions(conf))
         plan = DevicePlan(
             name=_device_name,
             mtu=self.mtu(interface_mtu),
             addresses=tuple(host_interface(subnet) for subnet, _ in pairs),
-            routes=tuple(network for _, network in pairs),
+            networks=tuple(network for _, network in pairs),
             port=self.port,
             vni=0,
-            wire=self.wire,
+            wire="udp",
             underlay_family=self.underlay_family,
             underlay_address=underlay,
             interface=interface,
@@ -93,10 +94,10 @@ class UdpBackend(Backend):
         )
         return (plan,)
 
-    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
+    def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
         """Whatever BackendType the lease names is accepted, as by flannel, whose own udp leases name none."""
-        subnets = [peer_subnet(conf, lease, version, device) for version in enabled_versions(conf)]
+        subnets = [peer_subnet(conf, lease, version, plan) for version in enabled_versions(conf)]
         if not any(subnets):
             return ()
-        next_hop = peer_next_hop(lease, device)
+        next_hop = peer_next_hop(lease, plan)
         return tuple(Peer(subnet, next_hop) for subnet in subnets if subnet is not None)

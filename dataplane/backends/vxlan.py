@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Literal, Self
 from dataplane.backends.base import (
     Backend,
     DevicePlan,
+    Plan,
     check_mtu,
     enabled_versions,
     host_interface,
@@ -29,7 +30,7 @@ from dataplane.backends.base import (
     underlay_of,
 )
 from dataplane.errors import BadConfig, BadLease
-from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_vxlan
+from dataplane.model import IPAddress, Lease, LeaseAttrs, NetConf, Peer, VxlanLink, type_vxlan
 
 default_vni = 1
 default_port = 8472  # the kernel's own default, older than IANA's 4789
@@ -88,18 +89,20 @@ def published_mac(key: str, field: str, data: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class VxlanBackend(Backend):
-    """Options VNI, Port, MTU and DirectRouting; `underlay_mtu` 0 means the external interface's.
+    """Options VNI, Port, MTU, DirectRouting, Learning and GBP; `underlay_mtu` 0 means the external interface's.
 
     VNI 0 is allowed: flannel takes it, and so does the kernel's vxlan device. An explicit "MTU": 0, which in flannel
-    ends as FLANNEL_MTU=-50, means the default here. Learning makes no difference: addresses are never learnt from
-    packets. GBP is refused, since no group policy would be carried.
+    ends as FLANNEL_MTU=-50, means the default here. `learning` and `group_policy` are for the kernel's device: our own
+    data plane never learns addresses from packets, and carries no group policy.
     """
 
-    wire: ClassVar[Literal["udp", "vxlan"]] = "vxlan"
+    kind: ClassVar[str] = type_vxlan
     vni: int
     port: int
     underlay_mtu: int
     direct_routing: bool
+    learning: bool
+    group_policy: bool
     families: tuple[Literal[4, 6], ...]
 
     @classmethod
@@ -116,10 +119,15 @@ class VxlanBackend(Backend):
                 )
         port = read_integer(conf, "Port", 0, 0, largest_port) or default_port
         underlay_mtu = read_integer(conf, "MTU", 0, 0, largest_mtu)
-        read_boolean(conf, "Learning")
-        if read_boolean(conf, "GBP"):
-            raise BadConfig("Backend.GBP: true; this data plane carries no group policy; allowed: false")
-        return cls(vni, port, underlay_mtu, read_boolean(conf, "DirectRouting"), families)
+        return cls(
+            vni,
+            port,
+            underlay_mtu,
+            direct_routing=read_boolean(conf, "DirectRouting"),
+            learning=read_boolean(conf, "Learning"),
+            group_policy=read_boolean(conf, "GBP"),
+            families=families,
+        )
 
     @property
     def mac_families(self) -> tuple[Literal[4, 6], ...]:
@@ -150,7 +158,10 @@ class VxlanBackend(Backend):
             backend_v6_data=data(6) if with6 else None,
         )
 
-    def devices(
+    def macs_of(self, own: Lease) -> dict[int, bytes]:
+        return {family: _mac_in(own, family) for family in self.families}
+
+    def plans(
         self,
         conf: NetConf,
         own: Lease,
@@ -160,43 +171,69 @@ class VxlanBackend(Backend):
         address: IPv4Address | None,
         address6: IPv6Address | None,
     ) -> tuple[DevicePlan, ...]:
-        """A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's."""
-        underlay_mtu = min(self.underlay_mtu or interface_mtu, interface_mtu)
         plans = []
-        for family, name in zip(self.families, self.device_names, strict=True):
+        for family, link in self.links(interface, interface_mtu, own.attrs.public_ip, own.attrs.public_ipv6).items():
             underlay, public = underlay_of(family, own, address, address6)
             ((subnet, network),) = own_subnets(conf, own, (family,))
             plan = DevicePlan(
-                name=name,
-                mtu=check_mtu(f"device {name}", underlay_mtu - overhead_bytes[family], family == 6),
+                name=link.name,
+                mtu=link.mtu,
                 addresses=(host_interface(subnet),),
-                routes=(network,),
+                networks=(network,),
                 port=self.port,
                 vni=self.vni,
-                wire=self.wire,
+                wire="vxlan",
+                direct_routing=self.direct_routing,
                 underlay_family=family,
                 underlay_address=underlay,
                 interface=interface,
                 subnets=(subnet,),
                 public_address=public,
                 vtep_mac=_mac_in(own, family),
+                link=link,
             )
             plans.append(plan)
         return tuple(plans)
 
-    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
+    def links(
+        self,
+        interface: str,
+        interface_mtu: int,
+        public_ip: IPv4Address | None,
+        public_ipv6: IPv6Address | None,
+    ) -> dict[Literal[4, 6], VxlanLink]:
+        """The kernel's devices that would do our work, by underlay family; the kernel must have them before the lease.
+
+        A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's.
+
+        Raises:
+            BadConfig: the MTU leaves no room, or an enabled family has no public address.
+        """
+        underlay_mtu = min(self.underlay_mtu or interface_mtu, interface_mtu)
+        links: dict[Literal[4, 6], VxlanLink] = {}
+        for family, name in zip(self.families, self.device_names, strict=True):
+            local: IPAddress | None = public_ip if family == 4 else public_ipv6
+            if local is None:
+                raise BadConfig(f"the external interface has no IPv{family} address, but the underlay needs one")
+            mtu = check_mtu(f"device {name}", underlay_mtu - overhead_bytes[family], family == 6)
+            links[family] = VxlanLink(
+                name, self.vni, self.port, local, interface, mtu, self.learning, self.group_policy
+            )
+        return links
+
+    def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
         """A lease with another VNI than ours is accepted: flannel never compares it."""
-        subnet = peer_subnet(conf, lease, device.underlay_family, device)
+        subnet = peer_subnet(conf, lease, plan.underlay_family, plan)
         if subnet is None:
             return ()
         if lease.attrs.backend_type != type_vxlan:
             raise BadLease(
                 lease.key, f"BackendType is {reprlib.repr(lease.attrs.backend_type)}; allowed: {type_vxlan!r}"
             )
-        mac = _mac_in(lease, device.underlay_family)
-        if mac == device.vtep_mac:
+        mac = _mac_in(lease, plan.underlay_family)
+        if mac == plan.vtep_mac:
             raise BadLease(lease.key, f"VtepMAC {format_mac(mac)} is our own; allowed: the MAC of another node")
-        return (Peer(subnet, peer_next_hop(lease, device), mac),)
+        return (Peer(subnet, peer_next_hop(lease, plan), mac),)
 
 
 def _mac_in(lease: Lease, family: int) -> bytes:

@@ -129,7 +129,12 @@ flags = (
     Flag("healthz-port", _integer(0, 65535), 0, "port of the same; 0 switches them off"),
     Flag("lease-dir", _path, Path("/var/lib/dataplane"), "directory of the embedded lease store"),
     Flag("run-dir", _path, Path("/run/dataplane"), "directory of the status socket and the pid file"),
-    Flag("datapath", _one_of("auto", "kernel", "userspace"), "auto", "who carries vxlan packets: auto or userspace"),
+    Flag(
+        "datapath",
+        _one_of("auto", "kernel", "userspace"),
+        "auto",
+        "who carries vxlan packets: the kernel, our own forwarder, or the kernel where it can",
+    ),
     Flag("workers", _integer(1, max_queues), None, "TUN queues, each with a thread of its own"),
     Flag("spin-us", _integer(0, 1000), 50, "microseconds that an idle worker looks for packets before it sleeps"),
     Flag("log-json", _boolean, False, "write the log as JSON lines"),
@@ -268,8 +273,6 @@ def _refuse(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name == "kube-subnet-mgr" and value:
             parser.error(f"--kube-subnet-mgr asks for the Kubernetes store; {embedded}")
-        if name == "datapath" and value == "kernel":
-            parser.error("--datapath kernel is not built yet; allowed now: auto, userspace")
 
 
 def _etcd(

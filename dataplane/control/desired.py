@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dataplane.backends.base import DevicePlan
+from dataplane.backends.base import Plan
 from dataplane.control.claims import Claims
 from dataplane.control.diff import Change, diff
 from dataplane.errors import BadLease
@@ -23,16 +23,16 @@ from dataplane.model import IPNetwork, Lease, NetConf, Peer
 
 
 class LeaseMeaning(Protocol):
-    """The part of a backend that says what a lease means for one of our devices."""
+    """The part of a backend that says what a lease means for one of our plans."""
 
-    def peers(self, conf: NetConf, lease: Lease, device: DevicePlan) -> tuple[Peer, ...]:
+    def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
         """Return the peers that `lease` makes; raises `BadLease`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A lease that is good in itself. Smaller rank wins; peers by device name."""
+    """A lease that is good in itself. Smaller rank wins; peers by plan name."""
 
     rank: tuple[bool, int, str]
     peers: Mapping[str, tuple[Peer, ...]]
@@ -40,26 +40,26 @@ class _Candidate:
 
 
 class Desired:
-    """The wanted forwarding table of each device, kept up to date lease by lease.
+    """The wanted peers of each plan, kept up to date lease by lease.
 
     Attributes:
-        peers: wanted peers by device name and prefix, our own subnet included.
+        peers: wanted peers by plan name and prefix, our own subnet included.
         refused: reason by lease key.
         judged: keys that the last `update` looked at; of no other has the refusal changed.
     """
 
-    def __init__(self, conf: NetConf, own: Lease, backend: LeaseMeaning, devices: Sequence[DevicePlan]) -> None:
+    def __init__(self, conf: NetConf, own: Lease, backend: LeaseMeaning, plans: Sequence[Plan]) -> None:
         self._conf = conf
         self._own = own
         self._backend = backend
-        self._devices = devices
+        self._plans = plans
         self._claims = Claims()
         self._candidates: dict[str, _Candidate] = {}
         self._accepted: dict[str, _Candidate] = {}
         self.refused: dict[str, str] = {}
         self.judged: set[str] = set()
         self.peers: dict[str, dict[IPNetwork, Peer]] = {
-            device.name: {peer.prefix: peer for peer in device.local_peers} for device in devices
+            plan.name: {peer.prefix: peer for peer in plan.local_peers} for plan in plans
         }
 
     @property
@@ -68,12 +68,12 @@ class Desired:
         return len(self._accepted)
 
     def update(self, changed: Mapping[str, Lease | None]) -> dict[str, Change]:
-        """Take in leases that changed (None: gone) and return the change of each device's table that has one."""
+        """Take in leases that changed (None: gone) and return the change of each plan's peers that has one."""
         affected: set[str] = set()
         for key, lease in changed.items():
             affected |= self._consider(key, lease)
         self.judged = affected
-        before: dict[str, dict[IPNetwork, Peer | None]] = {device.name: {} for device in self._devices}
+        before: dict[str, dict[IPNetwork, Peer | None]] = {plan.name: {} for plan in self._plans}
         for key in affected:
             self._place(before, key, self._accepted.pop(key, None), leave=True)
         for key in affected:
@@ -117,7 +117,7 @@ class Desired:
         return affected
 
     def _candidate(self, lease: Lease) -> _Candidate:
-        peers = {device.name: self._backend.peers(self._conf, lease, device) for device in self._devices}
+        peers = {plan.name: self._backend.peers(self._conf, lease, plan) for plan in self._plans}
         prefixes = {peer.prefix for group in peers.values() for peer in group}
         longest = max((prefix.prefixlen for prefix in prefixes), default=0)
         return _Candidate((not self._is_regular(lease), -longest, lease.key), peers, tuple(prefixes))

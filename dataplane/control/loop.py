@@ -1,30 +1,29 @@
-"""The control loop: leases come in, forwarding tables and devices follow.
+"""The control loop: leases come in, forwarding tables, devices and routes follow.
 
-How it works: `watch` folds the store's events and publishes what they change at once; `resync` compares host and
-devices with the plan whenever the kernel reports a change, when a worker failed, and on a timer; `ping` knows
-whether the store answers. What must stay true: an event's way from the store to the table has no await in it, and
-no failure of the store stops the forwarding.
+How it works: `watch` folds the store's events and publishes what they change at once; `program` does what of that
+takes the kernel's help; `resync` compares host and devices with the plan whenever the kernel reports a change, when a
+worker failed, and on a timer; `ping` knows whether the store answers. What must stay true: an event's way from the store
+to the core's table has no await in it, and no failure of the store stops the forwarding.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
-from dataplane.backends.base import DevicePlan
-from dataplane.control.apply import HostNet, Keeper
+from dataplane.backends.base import Plan
 from dataplane.control.batches import batches
 from dataplane.control.desired import Desired, LeaseMeaning
-from dataplane.control.device import OpenDevice
+from dataplane.control.keeper import Keeper
 from dataplane.control.refusals import Refusals
 from dataplane.control.renew import Clock
 from dataplane.control.say import Say
 from dataplane.control.watch import LeaseView
 from dataplane.errors import HostError, StoreError
-from dataplane.model import Lease, NetConf, WatchEvent
+from dataplane.model import IPNetwork, Lease, NetConf, Peer, WatchEvent
 from dataplane.observe.state import NodeState
 from dataplane.stores.base import Store
 
@@ -33,6 +32,8 @@ log = logging.getLogger(__name__)
 look_s = 0.5  # how often failed workers are looked for; costs no system call
 resync_s = 10.0
 settle_s = 0.1  # between two looks at the host, so that a busy node's changes cost little
+settle_share = 4  # or this many times what the last look took: with many routes one takes long
+longest_settle_s = 2.0
 ping_s = 1.0
 ping_limit_s = 3.0
 first_delay_s = 0.1  # of watching again after a failure; doubles
@@ -51,6 +52,7 @@ class Control:
     """Everything between the store and the devices of one node.
 
     Args:
+        keep: makes the keepers of one plan, given the peers that are wanted there.
         doubt: called when the store no longer shows our lease as ours.
     """
 
@@ -59,40 +61,53 @@ class Control:
         conf: NetConf,
         own: Lease,
         backend: LeaseMeaning,
-        devices: Sequence[DevicePlan],
+        plans: Sequence[Plan],
         *,
-        open_device: OpenDevice,
-        host: HostNet,
+        keep: Callable[[Plan, Mapping[IPNetwork, Peer]], Sequence[Keeper]],
         state: NodeState,
         clock: Clock,
-        workers: int,
         doubt: Callable[[], None],
     ) -> None:
         self.view = LeaseView()
         self.synced = asyncio.Event()
         self._own = own
-        self._desired = Desired(conf, own, backend, devices)
+        self._desired = Desired(conf, own, backend, plans)
         self._state = state
         self._clock = clock
         self._doubt = doubt
         self._never = asyncio.Event()
         self._touched = asyncio.Event()
+        self._changed = asyncio.Event()
         self._say = Say(log)
         self._refusals = Refusals(state)
-        self.keepers = {
-            plan.name: Keeper(plan, self._desired.peers[plan.name], open_device, host, state, workers)
-            for plan in devices
-        }
+        self.keepers = {plan.name: keep(plan, self._desired.peers[plan.name]) for plan in plans}
+
+    @property
+    def _every(self) -> list[Keeper]:
+        return [keeper for keepers in self.keepers.values() for keeper in keepers]
 
     async def open(self) -> None:
         """Build every device; raises `HostError`, `CoreError`."""
-        for keeper in self.keepers.values():
+        for keeper in self._every:
             await keeper.open()
 
     async def close(self) -> None:
-        """Take every device away."""
-        for keeper in self.keepers.values():
+        """Let go of every device."""
+        for keeper in self._every:
             await keeper.close()
+
+    async def withdraw(self) -> None:
+        """Take everything away: nothing may be forwarded any more for a lease that is lost."""
+        for keeper in self._every:
+            try:
+                await keeper.withdraw()
+            except HostError as error:
+                log.warning("%s", error)
+
+    async def ensure(self) -> None:
+        """Look at everything and put back what is missing."""
+        for keeper in self._every:
+            await keeper.ensure()
 
     def take(self, *events: WatchEvent) -> None:
         """Take in events of the watch, to the forwarding tables, each of which changes once."""
@@ -101,7 +116,9 @@ class Control:
             changed |= self.view.fold(event)
         changes = self._desired.update({key: self.view.leases.get(key) for key in changed})
         for name, change in changes.items():
-            self.keepers[name].publish(change)
+            for keeper in self.keepers[name]:
+                keeper.publish(change)
+            self._changed.set()
         self._refusals.update(self._desired.judged, self.view.refused, self._desired.refused)
         self._state.leases = self._desired.accepted
         if self._own.key in changed or not self.synced.is_set():
@@ -135,6 +152,14 @@ class Control:
             self._say.warn("watch", f"cannot watch the lease store: {reason}; trying again", self._clock.now())
             await self._clock.wait(self._never, delay)
             delay = min(longest_delay_s, 2 * delay)
+
+    async def program(self) -> None:
+        """Give the kernel its part of what `take` published, for ever."""
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            for keeper in self._every:
+                await keeper.flush()
 
     async def ping(self, store: Store) -> None:
         """Ask the store for a sign of life about once a second, for ever."""
@@ -170,10 +195,11 @@ class Control:
             touched = await self._clock.wait(self._touched, look_s)
             # A rest longer than the interval means that the clock was set back.
             resting = 0 < due - self._clock.now() <= resync_s
-            if not touched and resting and not any(keeper.failed for keeper in self.keepers.values()):
+            if not touched and resting and not any(keeper.failed for keeper in self._every):
                 continue
             self._touched.clear()
-            for keeper in self.keepers.values():
-                await keeper.ensure()
+            begun = self._clock.now()
+            await self.ensure()
             due = self._clock.now() + resync_s
-            await self._clock.wait(self._never, settle_s)
+            rest = settle_share * (self._clock.now() - begun)
+            await self._clock.wait(self._never, min(max(settle_s, rest), longest_settle_s))

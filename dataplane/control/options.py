@@ -20,7 +20,7 @@ class Options:
         lease_dir: directory of the embedded store, used without `etcd`.
         etcd: where leases are, None: in the embedded store.
         run_dir: directory of the status socket and the pid file; one daemon each.
-        datapath: "auto" or "userspace".
+        datapath: "auto", "kernel" or "userspace".
         workers: TUN queues, each with a thread of its own.
         spin_us: how long a worker without work polls before it sleeps, microseconds (docs/decisions/0008).
         verbosity: klog's level; above 0 also debug messages are written.

@@ -1,7 +1,7 @@
 """Notices of changes to this namespace's links, addresses, routes and IPsec policies, from the kernel's netlink multicast groups.
 
-The messages are not read, only that there are some: whoever hears a notice looks at the whole state. What must stay
-true: no change goes without a notice, not even when the kernel's queue overflowed.
+Of the messages only the header is read: whoever hears a notice looks at the whole state. What must stay true: no change
+by anybody else goes without a notice, not even when the kernel's queue overflowed.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator
+import struct
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 
 from dataplane.errors import HostError
@@ -18,9 +19,14 @@ from dataplane.host.xfrm import netlink_xfrm, policy_group
 settle_seconds = 0.05  # one `ip` command or link flap is several messages; wait this long for the rest
 _groups = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # linux/rtnetlink.h RTMGRP_LINK, IPV4_{IFADDR,ROUTE}, IPV6_{IFADDR,ROUTE}
 
+_header = struct.Struct("=IHHII")  # linux/netlink.h struct nlmsghdr: length, type, flags, sequence, port
 
-async def watch_changes() -> AsyncIterator[None]:
+
+async def watch_changes(own_port: Callable[[], int]) -> AsyncIterator[None]:
     """Yield once for any number of changes since the last notice.
+
+    Args:
+        own_port: the netlink port by which we change routes ourselves, 0 for none yet: what comes of that is no news.
 
     The first notice comes at once, when the subscription stands: what happened before was not seen. Ends by
     cancellation only. Works under uvloop, whose add_reader takes a netlink socket like any other.
@@ -37,7 +43,7 @@ async def watch_changes() -> AsyncIterator[None]:
             if monitor is None:
                 continue
             undo.callback(monitor.close)
-            loop.add_reader(monitor, _drain, monitor, changed)
+            loop.add_reader(monitor, _drain, monitor, changed, own_port)
             undo.callback(loop.remove_reader, monitor)
         while True:
             await changed.wait()
@@ -63,13 +69,17 @@ def _open_monitor(protocol: int, groups: int) -> socket.socket | None:
     return monitor
 
 
-def _drain(monitor: socket.socket, changed: asyncio.Event) -> None:
-    changed.set()
+def _drain(monitor: socket.socket, changed: asyncio.Event, own_port: Callable[[], int]) -> None:
+    own = own_port()
     while True:
         try:
-            monitor.recv(1)  # the rest of the message is discarded
+            header = monitor.recv(_header.size)  # the rest of the message is discarded
         except BlockingIOError:
             return
         except OSError as error:
             if error.errno != errno.ENOBUFS:  # ENOBUFS: messages were lost, and that too is a change
                 raise
+            changed.set()
+        else:
+            if len(header) < _header.size or not own or _header.unpack(header)[-1] != own:
+                changed.set()

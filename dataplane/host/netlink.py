@@ -11,7 +11,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 # linux/rtnetlink.h, linux/if_addr.h, linux/if.h, linux/route.h
 _rt_table_main = 254
 _rtn_unicast = 1
-_rtprot_boot = 3
+rtprot_boot = 3
 _rtnh_f_onlink = 4
 _rt_scope_universe = 0
 _ifa_f_temporary = 0x01
@@ -36,6 +36,7 @@ _ifa_f_nodad = 0x02
 _ifa_f_deprecated = 0x20
 _ifa_f_permanent = 0x80
 _iff_up = 1
+_no_such_route = (errno.ESRCH, errno.ENODEV, errno.ENETUNREACH)
 _families = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 
@@ -64,12 +65,16 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A unicast route of the main table; `gateway` None: the prefix is on the link itself."""
+    """A unicast route of the main table; `gateway` None: the prefix is on the link itself.
+
+    `protocol` says who made it (linux/rtnetlink.h RTPROT_*): 3, boot, is what flannel and `ip route add` use.
+    """
 
     prefix: IPNetwork
     index: int
     gateway: IPAddress | None = None
     onlink: bool = False
+    protocol: int = rtprot_boot
 
 
 class Host:
@@ -78,10 +83,11 @@ class Host:
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dataplane-netlink")
         self._netlink: IPRoute | None = None
+        self._port = 0
 
     async def links(self) -> list[Link]:
         """Every link, in the kernel's order."""
-        return await self._ask("list the links", lambda netlink: [_link(row) for row in netlink.link("dump")])
+        return await self.ask("list the links", lambda netlink: [_link(row) for row in netlink.link("dump")])
 
     async def link(self, name: str) -> Link | None:
         """The link of this name, None if there is none."""
@@ -94,7 +100,7 @@ class Host:
                     return None
                 raise
 
-        return await self._ask(f"look up link {name}", get)
+        return await self.ask(f"look up link {name}", get)
 
     async def addresses(self, index: int | None = None) -> list[Address]:
         """Addresses of one link, or of all, IPv4 first, each family in the kernel's order (primary first)."""
@@ -103,26 +109,26 @@ class Host:
             rows = [row for version in _families for row in _of_family(version, netlink.addr)]
             return [_address(row) for row in rows if index in (None, row["index"])]
 
-        return await self._ask("list the addresses", dump)
+        return await self.ask("list the addresses", dump)
 
     async def set_link(self, index: int, *, mtu: int, up: bool, txqueuelen: int | None = None) -> None:
         """Set a link's MTU (bytes), its state and, if given, its transmit queue (packets)."""
         wanted: dict[str, Any] = {"index": index, "mtu": mtu, "state": "up" if up else "down"}
         if txqueuelen is not None:
             wanted["txqlen"] = txqueuelen
-        await self._ask(f"set link {index} to MTU {mtu}", lambda netlink: netlink.link("set", **wanted))
+        await self.ask(f"set link {index} to MTU {mtu}", lambda netlink: netlink.link("set", **wanted))
 
     async def add_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
         """Give a link an address; one that is there already is left as it is. No duplicate address detection."""
         wanted: dict[str, Any] = _address_request(index, interface)
         if interface.version == 6:
             wanted["flags"] = _ifa_f_nodad
-        await self._ask(f"add address {interface} to link {index}", lambda netlink: netlink.addr("replace", **wanted))
+        await self.ask(f"add address {interface} to link {index}", lambda netlink: netlink.addr("replace", **wanted))
 
     async def remove_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
         """Take an address from a link; one that is not there is fine."""
         wanted = _address_request(index, interface)
-        await self._ask(
+        await self.ask(
             f"remove address {interface} from link {index}",
             lambda netlink: netlink.addr("del", **wanted),
             absent=(errno.EADDRNOTAVAIL, errno.ENODEV),
@@ -139,21 +145,64 @@ class Host:
                 if (route := _route(row, version)) is not None and route.index == index
             ]
 
-        return await self._ask(f"list the routes of link {index}", dump)
+        return await self.ask(f"list the routes of link {index}", dump)
 
     async def add_route(self, route: Route) -> None:
         """Put a route into the main table in place of any other with the same prefix and metric."""
-        wanted = _route_request(route) | {"scope": _rt_scope_universe, "proto": _rtprot_boot}
-        await self._ask(f"add {_name(route)}", lambda netlink: netlink.route("replace", **wanted))
+        await self.ask(f"add {_name(route)}", lambda netlink: _put_route(netlink, route))
 
     async def remove_route(self, route: Route) -> None:
         """Take a route out of the main table; one that is not there is fine."""
-        wanted = _route_request(route)
-        await self._ask(
+        await self.ask(
             f"remove {_name(route)}",
-            lambda netlink: netlink.route("del", **wanted),
-            absent=(errno.ESRCH, errno.ENODEV, errno.ENETUNREACH),
+            lambda netlink: netlink.route("del", **_route_request(route)),
+            absent=_no_such_route,
         )
+
+    async def change_routes(self, put: Sequence[Route], remove: Sequence[Route] = ()) -> dict[Route, str]:
+        """Remove and put many routes; return why by each that the kernel refused. The others are done."""
+
+        def change(netlink: IPRoute) -> dict[Route, str]:
+            refused: dict[Route, str] = {}
+            for route in remove:
+                try:
+                    netlink.route("del", **_route_request(route))
+                except NetlinkError as error:
+                    if error.code not in _no_such_route:
+                        refused[route] = f"cannot remove {_name(route)}: {os.strerror(error.code)}"
+            for route in put:
+                try:
+                    _put_route(netlink, route)
+                except NetlinkError as error:
+                    refused[route] = f"cannot add {_name(route)}: {os.strerror(error.code)} (errno {error.code})"
+            return refused
+
+        return await self.ask("change routes", change)
+
+    async def main_routes(self, version: int) -> list[Route]:
+        """Every unicast route of the main table of IP version 4 or 6."""
+
+        def dump(netlink: IPRoute) -> list[Route]:
+            rows = _of_family(version, netlink.route, table=_rt_table_main)
+            return [route for row in rows if (route := _route(row, version)) is not None]
+
+        return await self.ask(f"list the IPv{version} routes", dump)
+
+    async def on_link(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, int]:
+        """Those of the addresses that the host reaches without a gateway, with the index of the link (flannel.md 5.5)."""
+
+        def get(netlink: IPRoute) -> dict[IPAddress, int]:
+            found = {}
+            for address in addresses:
+                try:
+                    rows = list(netlink.route("get", dst=str(address)))
+                except NetlinkError:
+                    continue  # there is no way at all
+                if len(rows) == 1 and rows[0]["type"] == _rtn_unicast and not _has_gateway(rows[0]):
+                    found[address] = int(rows[0].get("oif"))
+            return found
+
+        return await self.ask("find the routes to peers", get)
 
     async def default_route(self, version: int) -> Route | None:
         """The main table's first (lowest metric) default route of IP version 4 or 6."""
@@ -164,7 +213,7 @@ class Host:
             found = [(metric, route) for metric, route in routes if route is not None]
             return min(found, key=lambda pair: pair[0])[1] if found else None
 
-        return await self._ask(f"list the IPv{version} routes", first)
+        return await self.ask(f"list the IPv{version} routes", first)
 
     async def route_to(self, address: IPAddress) -> tuple[int, IPAddress | None]:
         """Index of the link by which the kernel reaches `address`, and the source address it would use."""
@@ -174,7 +223,7 @@ class Host:
             source = row.get("prefsrc")
             return int(row.get("oif")), ip_address(source) if source else None
 
-        return await self._ask(f"find the route to {address}", get)
+        return await self.ask(f"find the route to {address}", get)
 
     async def close(self) -> None:
         """Close the netlink socket and end the worker thread."""
@@ -188,16 +237,21 @@ class Host:
         self._thread.shutdown()
 
     def changes(self) -> AsyncIterator[None]:
-        """Yield whenever a link, an address, a route or an IPsec policy changed, by ourselves too; see monitor.py."""
-        return watch_changes()
+        """Yield whenever a link, an address, a route or an IPsec policy changed, but not by this object's requests alone."""
+        return watch_changes(lambda: self._port)
 
-    async def _ask(self, what: str, request: Callable[[IPRoute], Result], absent: tuple[int, ...] = ()) -> Result:
-        """Run a request in the netlink thread; an errno out of `absent` means there was nothing to remove."""
+    async def ask(self, what: str, request: Callable[[IPRoute], Result], absent: tuple[int, ...] = ()) -> Result:
+        """Run a request in the netlink thread and name it in the `HostError`, if the kernel refuses, as "cannot <what>".
+
+        An errno out of `absent` means that there was nothing to remove, and gives None.
+        """
 
         def run() -> Any:
             try:
                 if self._netlink is None:
                     self._netlink = _open_netlink()
+                    # The answer to any question shows by which port it was asked.
+                    self._port = next(iter(self._netlink.link("get", ifname="lo")))["header"]["pid"]
                 return request(self._netlink)
             except NetlinkError as error:
                 if error.code in absent:
@@ -262,7 +316,8 @@ def _route(row: Any, version: int) -> Route | None:
         return None
     prefix = ip_network(f"{row.get('dst') or ('0.0.0.0' if version == 4 else '::')}/{row['dst_len']}")
     gateway = hop.get("gateway")
-    return Route(prefix, index, ip_address(gateway) if gateway else None, bool(hop["flags"] & _rtnh_f_onlink))
+    onlink = bool(hop["flags"] & _rtnh_f_onlink)
+    return Route(prefix, index, ip_address(gateway) if gateway else None, onlink, row["proto"])
 
 
 def _route_request(route: Route) -> dict[str, Any]:
@@ -272,6 +327,14 @@ def _route_request(route: Route) -> dict[str, Any]:
     if route.onlink:
         request["flags"] = _rtnh_f_onlink
     return request
+
+
+def _put_route(netlink: IPRoute, route: Route) -> None:
+    netlink.route("replace", **_route_request(route), scope=_rt_scope_universe, proto=rtprot_boot)
+
+
+def _has_gateway(row: Any) -> bool:
+    return any(row.get(name) is not None for name in ("gateway", "via", "multipath")) or row.get("oif") is None
 
 
 def _name(route: Route) -> str:

@@ -94,8 +94,8 @@ class Lab:
         """The nodes that run our daemon."""
         return [node for node in self.nodes if isinstance(node, DaemonNode)]
 
-    def add(self, kind: Kind) -> Node:
-        """Add a node; a daemon of ours is not started yet."""
+    def add(self, kind: Kind, *options: str) -> Node:
+        """Add a node; a daemon of ours is not started yet. `options`: more flags for this one daemon."""
         number = len(self.nodes) + 1
         node: Node
         if kind == "kernel":
@@ -109,7 +109,7 @@ class Lab:
                 self.lease_dir,
                 self.net_conf_path,
                 mtu=self.mtu,
-                options=self._options,
+                options=(*self._options, *options),
             )
         self.nodes.append(node)
         return node

@@ -113,13 +113,13 @@ class DaemonNode(Node):
         )
         self._started = 0.0
 
-    def start_daemon(self) -> None:
-        """Start the daemon; `wait_ready` waits for it."""
+    def start_daemon(self, *options: str) -> None:
+        """Start the daemon, with more flags for this time; `wait_ready` waits for it."""
         if self.process is not None and self.process.poll() is None:
             raise LabError(f"the daemon of {self.label} runs already")
         self._started = time.time()
         with self.log_path.open("ab") as log:
-            self.process = self.start(sys.executable, "-m", "dataplane", "run", *self._flags, output=log)
+            self.process = self.start(sys.executable, "-m", "dataplane", "run", *self._flags, *options, output=log)
 
     def stop_daemon(self, timeout: float = 10.0) -> int:
         """Ask the daemon to end (SIGTERM) and return its exit code; raises `LabError` if it does not end in time."""

@@ -51,14 +51,20 @@ class Forwarding(Protocol):
 
 @dataclass(slots=True)
 class DeviceState:
-    """One TUN device; `forwarding` is None while the device does not exist (yet, or being rebuilt)."""
+    """One device that carries packets; `forwarding` is None while it does not exist (yet, or being rebuilt).
+
+    Attributes:
+        port, workers: 0 where there are none: the kernel's own vxlan device, plain routes.
+        direct: overlay prefixes that the kernel routes straight to their peers, past the device.
+    """
 
     name: str
     mtu: int
-    port: int
-    workers: int
+    port: int = 0
+    workers: int = 0
     index: int | None = None
     forwarding: Forwarding | None = None
+    direct: set[IPNetwork] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class InterfaceState:
 
 @dataclass(frozen=True, slots=True)
 class Datapath:
-    """Who carries the packets ("userspace") and why."""
+    """Who carries the packets ("userspace" or "kernel") and why."""
 
     kind: str
     reason: str

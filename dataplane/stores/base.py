@@ -34,8 +34,12 @@ class Store(Protocol):
         """
         ...
 
-    async def renew(self, lease: Lease) -> Lease:
-        """Extend our lease and return it with its new expiry; raises `LeaseLost` if it is no longer ours."""
+    async def renew(self, lease: Lease, attrs: LeaseAttrs | None = None) -> Lease:
+        """Extend our lease and return it with its new expiry; raises `LeaseLost` if it is no longer ours.
+
+        Args:
+            attrs: what to publish from now on, when the node moved to another address; None: what `lease` says.
+        """
         ...
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:

@@ -82,8 +82,8 @@ class EtcdStore:
             f"no lease: other nodes changed {self._subnets} or the configuration {tries} times as we chose"
         )
 
-    async def renew(self, lease: Lease) -> Lease:
-        """Write the lease's attributes again, under a new etcd lease unless it is a reservation, and return it.
+    async def renew(self, lease: Lease, attrs: LeaseAttrs | None = None) -> Lease:
+        """Write the lease's attributes, or new ones, under a new etcd lease unless it is a reservation, and return it.
 
         Raises:
             LeaseLost: the key is gone or shows another public address.
@@ -101,7 +101,8 @@ class EtcdStore:
                 raise LeaseLost(f"lease {lease.key} was overwritten: {error.reason}") from None
             if holder != lease.attrs.public_ip:
                 raise LeaseLost(f"lease {lease.key} is held by {holder}, not by {lease.attrs.public_ip}")
-            renewed = await self._write(lease, (_unchanged(kv),), (), reserved=kv.lease == 0)
+            ours = lease if attrs is None else replace(lease, attrs=attrs)
+            renewed = await self._write(ours, (_unchanged(kv),), (), reserved=kv.lease == 0)
             if renewed is not None:
                 return renewed
         raise StoreError(f"lease {lease.key} was changed {tries} times while we renewed it")

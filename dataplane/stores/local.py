@@ -75,15 +75,15 @@ class LocalStore:
         node = _node(attrs)
         return await self._in_thread(lambda: self._acquire(self._open(), node, attrs, previous))
 
-    async def renew(self, lease: Lease) -> Lease:
-        """Write the lease's attributes again, with a new end unless it is a reservation, and return it.
+    async def renew(self, lease: Lease, attrs: LeaseAttrs | None = None) -> Lease:
+        """Write the lease's attributes, or new ones, with a new end unless it is a reservation, and return it.
 
         Raises:
             LeaseLost: it expired, was deleted, or is held by another node.
             StoreError: the file cannot be used (now).
         """
         node = _node(lease.attrs)
-        return await self._in_thread(lambda: self._renew(self._open(), node, lease))
+        return await self._in_thread(lambda: self._renew(self._open(), node, lease, attrs or lease.attrs))
 
     async def reserve(
         self, subnet: IPv4Network, public_ip: IPv4Address, ipv6_subnet: IPv6Network | None = None
@@ -157,7 +157,7 @@ class LocalStore:
             local_rows.trim(connection, self._history)
         return lease
 
-    def _renew(self, database: Database, node: str, lease: Lease) -> Lease:
+    def _renew(self, database: Database, node: str, lease: Lease, attrs: LeaseAttrs) -> Lease:
         with database.write() as connection:
             local_rows.expire(connection, self._clock.boot())
             row = connection.execute(
@@ -169,7 +169,11 @@ class LocalStore:
             ours, holder, expires = row
             if not ours:
                 raise LeaseLost(f"lease {lease.key} is held by {printable(holder)}, not by {node}")
-            renewed = self._put(connection, node, replace(lease, expires=expires))
+            if _node(attrs) != node:
+                # Whatever stands under the new address is ours too, from the time when we had it before.
+                connection.execute("DELETE FROM lease WHERE node = ?", (_node(attrs),))
+                connection.execute("UPDATE lease SET node = ? WHERE node = ?", (_node(attrs), node))
+            renewed = self._put(connection, _node(attrs), replace(lease, attrs=attrs, expires=expires))
             local_rows.trim(connection, self._history)
         return renewed
 

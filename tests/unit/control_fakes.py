@@ -7,18 +7,20 @@ asked; `VirtualClock` a clock that moves when somebody waits. Kernel behaviour i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_interface, ip_network
 from typing import Any
 
-from dataplane.backends.base import DevicePlan
+from dataplane.backends.base import DevicePlan, Plan
 from dataplane.backends.vxlan import VxlanBackend
 from dataplane.control.desired import LeaseMeaning
 from dataplane.control.loop import Control
+from dataplane.control.tun_keeper import TunKeeper
 from dataplane.errors import CoreError, HostError, StoreError
 from dataplane.host.netlink import Address, Link, Route
 from dataplane.model import (
+    IPAddress,
     IPNetwork,
     Lease,
     LeaseAttrs,
@@ -149,6 +151,22 @@ class Net:
     async def add_route(self, route: Route) -> None:
         self.routed.setdefault(route.index, set()).add(route)
 
+    async def remove_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
+        self.addrs[index].discard(interface)
+
+    async def main_routes(self, version: int) -> list[Route]:
+        return [route for routes in self.routed.values() for route in routes if route.prefix.version == version]
+
+    async def on_link(self, addresses: Sequence[IPAddress]) -> dict[IPAddress, int]:
+        return {}
+
+    async def change_routes(self, put: Sequence[Route], remove: Sequence[Route] = ()) -> dict[Route, str]:
+        for route in remove:
+            self.routed[route.index].discard(route)
+        for route in put:
+            await self.add_route(route)
+        return {}
+
     async def changes(self) -> AsyncIterator[None]:
         while True:
             await self.changed.wait()
@@ -199,7 +217,7 @@ class FakeStore:
                 raise event
             yield event
 
-    async def renew(self, current: Lease) -> Lease:
+    async def renew(self, current: Lease, attrs: LeaseAttrs | None = None) -> Lease:
         assert self.clock is not None
         self.renewals.append(self.clock.now())
         answer = self.answer.pop(0)
@@ -233,20 +251,22 @@ class Node:
         self.store = FakeStore()
         self.doubts = 0
         address = own.attrs.public_ip
-        plans = backend.devices(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=None)
+        plans = backend.plans(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=None)
         self.control = Control(
             conf,
             own,
             meaning,
             plans,
-            open_device=self.net.open,
-            host=self.net,
+            keep=self.keep,
             state=self.state,
             clock=self.clock,
-            workers=1,
             doubt=self.doubt,
         )
-        self.keeper = self.control.keepers["flannel.1"]
+
+    def keep(self, plan: Plan, wanted: Mapping[IPNetwork, Peer]) -> tuple[TunKeeper]:
+        assert isinstance(plan, DevicePlan)
+        self.keeper = TunKeeper(plan, wanted, self.net.open, self.net, self.state, 1)
+        return (self.keeper,)
 
     def doubt(self) -> None:
         self.doubts += 1

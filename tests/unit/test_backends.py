@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dataplane.backends import Backend, DevicePlan, from_conf
 from dataplane.backends.vxlan import format_mac, parse_mac, random_mac
 from dataplane.errors import BadConfig, BadLease
-from dataplane.model import Lease, LeaseAttrs, NetConf, Peer
+from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, VxlanLink
 
 own_mac = bytes.fromhex("c6d2326f8f44")
 own_mac6 = bytes.fromhex("0e1122334455")
@@ -49,7 +49,7 @@ def own_lease(backend: Backend, conf: NetConf) -> Lease:
 
 def devices_of(conf: NetConf, interface_mtu: int = 1500) -> tuple[DevicePlan, ...]:
     backend = from_conf(conf)
-    return backend.devices(
+    return backend.plans(
         conf,
         own_lease(backend, conf),
         interface="eth0",
@@ -97,7 +97,6 @@ class TestConfiguration:
             ("vxlan", {"port": -1}, "Backend.Port: -1"),
             ("vxlan", {"mtu": 65536}, "Backend.MTU: 65536"),
             ("vxlan", {"mtu": "1450"}, "Backend.MTU: '1450'"),
-            ("vxlan", {"gbp": True}, "Backend.GBP: true"),
             ("vxlan", {"gbp": 1}, "Backend.GBP: 1"),
             ("vxlan", {"learning": "no"}, "Backend.Learning: 'no'"),
             ("vxlan", {"directrouting": 0}, "Backend.DirectRouting: 0"),
@@ -132,9 +131,9 @@ class TestConfiguration:
             with pytest.raises(BadConfig, match="longer than Linux allows"):
                 from_conf(conf)
 
-    @pytest.mark.parametrize("backend", ["", "host-gw", "VXLAN"])
+    @pytest.mark.parametrize("backend", ["", "ipip", "VXLAN"])
     def test_unknown_backend(self, backend: str) -> None:
-        with pytest.raises(BadConfig, match=r"unknown backend type: .* allowed: udp, vxlan"):
+        with pytest.raises(BadConfig, match=r"unknown backend type: .* allowed: host-gw, udp, vxlan"):
             from_conf(conf_of(backend))
 
     def test_no_family_at_all(self) -> None:
@@ -228,7 +227,7 @@ class TestDevices:
                 name="flannel.1",
                 mtu=1450,
                 addresses=(IPv4Interface("10.5.34.0/32"),),
-                routes=(IPv4Network("10.5.0.0/16"),),
+                networks=(IPv4Network("10.5.0.0/16"),),
                 port=8472,
                 vni=1,
                 wire="vxlan",
@@ -238,21 +237,56 @@ class TestDevices:
                 subnets=(IPv4Network("10.5.34.0/24"),),
                 public_address=address,
                 vtep_mac=own_mac,
+                link=VxlanLink("flannel.1", 1, 8472, address, "eth0", 1450),
             ),
         )
+
+    def test_the_kernels_device_heeds_learning_and_group_policy(self) -> None:
+        link = devices_of(conf_of("vxlan", learning=True, gbp=True))[0].link
+        assert link is not None
+        assert (link.learning, link.group_policy) == (True, True)
+
+    def test_host_gw_has_routes_and_no_device(self) -> None:
+        conf = conf_of("host-gw", dual=True)
+        backend = from_conf(conf)
+        four, six = devices_of(conf)
+        assert backend.device_names == ()
+        assert backend.mtu(1500) == 1500
+        assert not isinstance(four, DevicePlan)
+        assert (four.name, four.underlay_address, four.subnets) == ("host-gw", address, (IPv4Network("10.5.34.0/24"),))
+        assert (six.name, six.underlay_address) == ("host-gw-v6", address6)
+        assert own_lease(backend, conf).attrs == LeaseAttrs(address, address6, "host-gw")
+
+    def test_host_gw_behind_a_nat_is_refused(self) -> None:
+        conf = conf_of("host-gw")
+        backend = from_conf(conf)
+        own = Lease(IPv4Network("10.5.34.0/24"), None, backend.lease_attrs(IPv4Address("198.51.100.1"), None, {}))
+        with pytest.raises(BadConfig, match=r"public address 198\.51\.100\.1 .* NAT"):
+            backend.plans(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=None)
+
+    def test_host_gw_takes_only_its_own_kind_of_lease(self) -> None:
+        conf = conf_of("host-gw")
+        backend, (plan,) = from_conf(conf), devices_of(conf)
+        subnet, public = IPv4Network("10.5.2.0/24"), IPv4Address("192.168.64.9")
+        assert backend.peers(conf, Lease(subnet, None, LeaseAttrs(public, None, "host-gw")), plan) == (
+            Peer(subnet, public),
+        )
+        for other in ("", "vxlan", "Host-GW"):
+            with pytest.raises(BadLease, match="BackendType"):
+                backend.peers(conf, Lease(subnet, None, LeaseAttrs(public, None, other)), plan)
 
     def test_vxlan_dual_has_a_second_device_over_ipv6(self) -> None:
         _, device = devices_of(conf_of("vxlan", dual=True, vni=7, port=4789))
         assert (device.name, device.vni, device.port) == ("flannel-v6.7", 7, 4789)
         assert (device.underlay_family, device.underlay_address, device.vtep_mac) == (6, address6, own_mac6)
         assert device.addresses == (IPv6Interface("fd00:5:0:22::/128"),)
-        assert device.routes == (IPv6Network("fd00:5::/48"),)
+        assert device.networks == (IPv6Network("fd00:5::/48"),)
 
     def test_udp_dual_is_one_device_over_ipv4(self) -> None:
         (device,) = devices_of(conf_of("udp", dual=True))
         assert (device.name, device.wire, device.underlay_family) == ("flannel%d", "udp", 4)
         assert device.addresses == (IPv4Interface("10.5.34.0/32"), IPv6Interface("fd00:5:0:22::/128"))
-        assert device.routes == (IPv4Network("10.5.0.0/16"), IPv6Network("fd00:5::/48"))
+        assert device.networks == (IPv4Network("10.5.0.0/16"), IPv6Network("fd00:5::/48"))
         assert device.local_peers == (
             Peer(IPv4Network("10.5.34.0/24"), None),
             Peer(IPv6Network("fd00:5:0:22::/64"), None),
@@ -266,7 +300,7 @@ class TestDevices:
         conf = conf_of("vxlan", dual=True)
         backend = from_conf(conf)
         with pytest.raises(BadConfig, match="no IPv6 address"):
-            backend.devices(
+            backend.plans(
                 conf,
                 own_lease(backend, conf),
                 interface="eth0",
@@ -280,7 +314,7 @@ class TestDevices:
         backend = from_conf(conf)
         lease = replace(own_lease(backend, conf), ipv6_subnet=None)
         with pytest.raises(BadLease, match="no IPv6 subnet"):
-            backend.devices(conf, lease, interface="eth0", interface_mtu=1500, address=address, address6=address6)
+            backend.plans(conf, lease, interface="eth0", interface_mtu=1500, address=address, address6=address6)
 
 
 class TestPeers:
@@ -437,7 +471,9 @@ def test_any_lease_gives_peers_or_bad_lease(
             continue
         for peer in peers:
             assert peer.prefix in subnets
-            assert any(route.version == peer.prefix.version and route.overlaps(peer.prefix) for route in device.routes)
+            assert any(
+                route.version == peer.prefix.version and route.overlaps(peer.prefix) for route in device.networks
+            )
             assert peer.next_hop is not None
             assert peer.next_hop.version == device.underlay_family
             assert peer.next_hop != device.underlay_address

@@ -45,7 +45,7 @@ backend = VxlanBackend.from_conf(conf)
 
 def plans() -> tuple[DevicePlan, ...]:
     address = own.attrs.public_ip
-    return backend.devices(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=None)
+    return backend.plans(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=None)
 
 
 def desired() -> Desired:

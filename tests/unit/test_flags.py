@@ -162,7 +162,7 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "word",
-    ["--kube-subnet-mgr", "--datapath=kernel"],
+    ["--kube-subnet-mgr"],
 )
 def test_what_is_not_built_yet_is_refused_with_what_is_allowed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = refused(capsys, word)

@@ -24,7 +24,7 @@ from dataplane.errors import HostError
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, Peer, PeerCounters
 from dataplane.observe.health import Server
 from dataplane.observe.metrics import render
-from dataplane.observe.notify import notify_ready
+from dataplane.observe.notify import notify
 from dataplane.observe.state import Datapath, DeviceState, InterfaceState, NodeState
 from dataplane.observe.status import document
 
@@ -130,6 +130,7 @@ def test_status_document_has_the_contracts_shape() -> None:
         "public_ip": "192.0.2.2",
         "vtep_mac": "02:00:00:ab:00:02",
         "device": "flannel.1",
+        "direct": False,
         "tx_packets": 1,
         "tx_bytes": 20,
         "rx_packets": 3,
@@ -301,8 +302,8 @@ def test_systemd_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(path))
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
-        notify_ready()
+        notify("READY=1")
         assert listener.recv(64, socket.MSG_DONTWAIT) == b"READY=1"
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     with pytest.raises(HostError):
-        notify_ready()
+        notify("READY=1")

@@ -1,4 +1,4 @@
-"""Keeps one device equal to its plan, and its forwarding table equal to what is desired.
+"""Keeps one TUN device equal to its plan, and its forwarding table equal to what is desired.
 
 How it works: a lease's change goes straight into the table (`publish`); everything else is `ensure`, which looks
 at what is there, puts back what is missing, and builds the whole device again when it is gone, when a worker
@@ -12,15 +12,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Interface, IPv6Interface
-from typing import Protocol
 
 from dataplane.backends.base import DevicePlan
 from dataplane.control.device import Device, Forwarder, OpenDevice
 from dataplane.control.diff import Change, diff
+from dataplane.control.keeper import HostNet, find_external
 from dataplane.control.say import Say
 from dataplane.errors import CoreError, HostError
-from dataplane.host.netlink import Address, Link, Route
+from dataplane.host.netlink import Link, Route
 from dataplane.model import IPNetwork, Peer
 from dataplane.observe.state import DeviceState, NodeState
 
@@ -32,35 +31,7 @@ longest_delay_s = 10.0
 calm_s = 60.0
 
 
-class HostNet(Protocol):
-    """What control asks of `host.netlink.Host`; every method raises `HostError`."""
-
-    async def link(self, name: str) -> Link | None:
-        """The link of this name."""
-        ...
-
-    async def addresses(self, index: int | None = None) -> list[Address]:
-        """Addresses of a link."""
-        ...
-
-    async def routes(self, index: int) -> list[Route]:
-        """Routes through a link."""
-        ...
-
-    async def set_link(self, index: int, *, mtu: int, up: bool, txqueuelen: int | None = None) -> None:
-        """Set a link's MTU and state."""
-        ...
-
-    async def add_address(self, index: int, interface: IPv4Interface | IPv6Interface) -> None:
-        """Give a link an address."""
-        ...
-
-    async def add_route(self, route: Route) -> None:
-        """Put a route into the main table."""
-        ...
-
-
-class Keeper:
+class TunKeeper:
     """One device, kept.
 
     Args:
@@ -124,12 +95,19 @@ class Keeper:
         if device is not None:
             await asyncio.to_thread(device.close)
 
+    async def withdraw(self) -> None:
+        """The same: nothing of a TUN outlives its descriptors."""
+        await self.close()
+
     def publish(self, change: Change) -> None:
         """Bring one change into the table. Without a device there is nothing to do: opening it fills the table."""
         if self._device is None:
             return
         self._put_each(self._device.forwarder, change.remove, change.put)
         self._state.events["table_updates"] += 1
+
+    async def flush(self) -> None:
+        """Nothing is left to do: `publish` does it all."""
 
     async def ensure(self) -> None:
         """Put back whatever is missing; failures end as `state.blockers` and are tried again at the next call."""
@@ -191,21 +169,10 @@ class Keeper:
     async def _external(self) -> Link:
         """Return the external interface, fit for use; else raise `HostError` and forget what was tried on it."""
         try:
-            return await self._find_external()
+            return await find_external(self._host, self.plan.interface, self.plan.underlay_address)
         except HostError:
             self._tried_on = None
             raise
-
-    async def _find_external(self) -> Link:
-        interface = await self._host.link(self.plan.interface)
-        if interface is None:
-            raise HostError(f"interface {self.plan.interface} is gone")
-        addresses = await self._host.addresses(interface.index)
-        if all(address.interface.ip != self.plan.underlay_address for address in addresses):
-            raise HostError(f"interface {interface.name} no longer has our address {self.plan.underlay_address}")
-        if not interface.up:
-            raise HostError(f"interface {interface.name} is down")
-        return interface
 
     async def _set_up(self, device: Device, link: Link, verb: str | None) -> None:
         """Make link, addresses and routes equal to the plan. `verb` None: first time, nothing to tell."""
@@ -219,7 +186,7 @@ class Keeper:
                 await self._host.add_address(device.index, interface)
                 done.append(f"address {interface}")
         routes = {route.prefix for route in await self._host.routes(device.index) if route.gateway is None}
-        for prefix in self.plan.routes:
+        for prefix in self.plan.networks:
             if prefix not in routes:
                 await self._host.add_route(Route(prefix, device.index))
                 done.append(f"route {prefix}")

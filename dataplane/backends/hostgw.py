@@ -1,0 +1,98 @@
+"""The host-gw backend: no tunnel, each peer's subnet is a plain route through the peer's own address.
+
+As flannel's pkg/backend/hostgw; all nodes must share a link. What must stay true: the lease is byte for byte what
+flanneld would publish, and the MTU is the underlay's, since nothing is added to a packet.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import ClassVar, Literal, Self
+
+from dataplane.backends.base import (
+    Backend,
+    Plan,
+    enabled_versions,
+    own_subnets,
+    peer_next_hop,
+    peer_subnet,
+    underlay_of,
+)
+from dataplane.errors import BadConfig, BadLease
+from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_host_gw
+
+_names: Mapping[int, str] = {4: "host-gw", 6: "host-gw-v6"}
+
+
+@dataclass(frozen=True, slots=True)
+class HostGwBackend(Backend):
+    """It has no options."""
+
+    kind: ClassVar[str] = type_host_gw
+    families: tuple[Literal[4, 6], ...]
+
+    @classmethod
+    def from_conf(cls, conf: NetConf) -> Self:
+        return cls(enabled_versions(conf))
+
+    @property
+    def mac_families(self) -> tuple[Literal[4, 6], ...]:
+        return ()
+
+    @property
+    def device_names(self) -> tuple[str, ...]:
+        return ()
+
+    def mtu(self, interface_mtu: int) -> int:
+        return interface_mtu
+
+    def lease_attrs(
+        self, public_ip: IPv4Address | None, public_ipv6: IPv6Address | None, vtep_macs: Mapping[int, bytes]
+    ) -> LeaseAttrs:
+        return LeaseAttrs(public_ip, public_ipv6 if 6 in self.families else None, backend_type=type_host_gw)
+
+    def plans(
+        self,
+        conf: NetConf,
+        own: Lease,
+        *,
+        interface: str,
+        interface_mtu: int,
+        address: IPv4Address | None,
+        address6: IPv6Address | None,
+    ) -> tuple[Plan, ...]:
+        """Refuses a public address that is not the interface's own: peers route to it, no address is translated."""
+        plans = []
+        for family in self.families:
+            underlay, public = underlay_of(family, own, address, address6)
+            if underlay != public:
+                raise BadConfig(
+                    f"the public address {public} is not the interface's {underlay}, as behind a NAT; host-gw routes "
+                    "straight to it: allowed is the interface's own address (--public-ip, --public-ipv6), or vxlan"
+                )
+            ((subnet, network),) = own_subnets(conf, own, (family,))
+            plan = Plan(
+                name=_names[family],
+                mtu=interface_mtu,
+                interface=interface,
+                underlay_family=family,
+                underlay_address=underlay,
+                public_address=public,
+                subnets=(subnet,),
+                networks=(network,),
+            )
+            plans.append(plan)
+        return tuple(plans)
+
+    def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
+        subnet = peer_subnet(conf, lease, plan.underlay_family, plan)
+        if subnet is None:
+            return ()
+        if lease.attrs.backend_type != type_host_gw:
+            raise BadLease(
+                lease.key, f"BackendType is {reprlib.repr(lease.attrs.backend_type)}; allowed: {type_host_gw!r}"
+            )
+        return (Peer(subnet, peer_next_hop(lease, plan)),)

@@ -1,0 +1,108 @@
+"""Who carries the packets: the kernel's vxlan device where it is asked for and to be had, else our own forwarder.
+
+The kernel's device is made, or taken over, right here: whether the kernel does it shows only then, and its MAC must be
+known before the lease tells it (flannel's order). What must stay true: `auto` says why it took which, and leaves no
+device behind that would keep the forwarder from its name or port.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from dataplane.backends import Backend
+from dataplane.errors import BadConfig, HostError
+from dataplane.host.interface import ExternalInterface
+from dataplane.host.netlink import Host
+from dataplane.model import type_host_gw, type_udp
+from dataplane.observe.state import Datapath
+
+if TYPE_CHECKING:
+    from dataplane.backends.vxlan import VxlanBackend
+
+log = logging.getLogger(__name__)
+
+
+async def choose_datapath(
+    asked: str, backend: Backend, host: Host, external: ExternalInterface, macs: Mapping[int, bytes]
+) -> tuple[Datapath, Mapping[int, bytes]]:
+    """Return who carries the packets and why, and the VTEP MACs that then hold (an adopted device keeps its own).
+
+    Args:
+        asked: "auto", "kernel" or "userspace" (--datapath).
+        macs: VTEP MAC by underlay family, as it would be for a new device.
+    Raises:
+        BadConfig: the backend does not go together with what was asked.
+        HostError: the kernel was asked for and refuses, or another process has our device name.
+    """
+    if backend.kind == type_host_gw:
+        return Datapath("kernel", "host-gw is plain routes"), macs
+    if backend.kind == type_udp:
+        if asked == "kernel":
+            raise BadConfig("--datapath kernel: the kernel has no udp backend; allowed with it: auto, userspace")
+        _check_names(backend)
+        return Datapath("userspace", "the udp backend has no other"), macs
+
+    # Only what is in use is imported: start must be quick.
+    from dataplane.backends.vxlan import VxlanBackend
+
+    if not isinstance(backend, VxlanBackend):
+        raise BadConfig(f"backend {backend.kind} has no datapath")
+    if asked != "userspace":
+        try:
+            taken = await _take_kernel(backend, host, external, macs)
+        except HostError as error:
+            if asked == "kernel":
+                raise
+            reason = f"--datapath auto, and the kernel's vxlan is not to be had: {error}"
+            log.warning("%s", reason)
+        else:
+            reason = (
+                "--datapath auto, and the kernel has vxlan" if asked == "auto" else "--datapath kernel was asked for"
+            )
+            return Datapath("kernel", reason), taken
+    else:
+        reason = "--datapath userspace was asked for"
+    if backend.group_policy:
+        raise BadConfig(
+            "Backend.GBP: true; our own data plane carries no group policy; allowed with it: --datapath kernel"
+        )
+    await _clear_names(backend, host)
+    _check_names(backend)
+    return Datapath("userspace", reason), macs
+
+
+async def _take_kernel(
+    backend: VxlanBackend, host: Host, external: ExternalInterface, macs: Mapping[int, bytes]
+) -> dict[int, bytes]:
+    from dataplane.host import vxlan
+
+    refusal = await vxlan.supported(host)
+    if refusal:
+        raise HostError(
+            f"the kernel makes no vxlan devices: {refusal}; load the vxlan module, or use --datapath userspace"
+        )
+    links = backend.links(external.name, external.mtu, external.public_ip, external.public_ipv6)
+    taken: dict[int, bytes] = {}
+    for family, link in links.items():
+        _, taken[family] = await vxlan.ensure_device(host, link, macs[family])
+    return taken
+
+
+async def _clear_names(backend: Backend, host: Host) -> None:
+    """Remove vxlan devices of our names: an earlier life's, or flanneld's, whose place we take."""
+    from dataplane.host import vxlan
+
+    for name in backend.device_names:
+        if await vxlan.remove_device(host, name):
+            log.warning(
+                "removed the kernel's vxlan device %s, which an earlier life left: our own takes its place", name
+            )
+
+
+def _check_names(backend: Backend) -> None:
+    from dataplane.host.tun import check_tun
+
+    for name in backend.device_names:
+        check_tun(name)

@@ -6,7 +6,7 @@ set -euo pipefail
 # command (or file) that must be there : package that brings it
 needs=(
 	gcc:gcc make:make clang:clang llvm-symbolizer:llvm
-	ip:iproute2 nft:nftables ethtool:ethtool iperf3:iperf3 ping:iputils-ping tcpdump:tcpdump
+	ip:iproute2 nft:nftables iptables:iptables ethtool:ethtool iperf3:iperf3 ping:iputils-ping tcpdump:tcpdump
 	etcd:etcd-server etcdctl:etcd-client openssl:openssl
 	unshare:util-linux setpriv:util-linux
 	"$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h:python3-dev"

@@ -1,0 +1,64 @@
+"""Runs a tool of the host (nft, iptables) to its end without holding up the event loop.
+
+What must stay true: a tool that does not end is killed, also when the caller is cancelled, and a failure names the
+tool, what it was asked and what it said.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from asyncio.subprocess import PIPE
+
+from dataplane.errors import HostError, printable
+
+limit_s = 10.0
+# A daemon may be started with a PATH that has no sbin.
+_path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+def find(tool: str) -> str | None:
+    """Return where a tool is; None: it is not installed."""
+    return shutil.which(tool, path=_path)
+
+
+async def ask(*words: str, given: str = "") -> tuple[int, str, str]:
+    """Run a tool; return its exit code, stdout and stderr.
+
+    Raises:
+        HostError: it is not installed, cannot be started or does not end in time.
+    """
+    path = find(words[0])
+    if path is None:
+        raise HostError(f"the command {words[0]} is not installed")
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        process = await asyncio.create_subprocess_exec(
+            path, *words[1:], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment
+        )
+    except OSError as error:
+        raise HostError(f"cannot run {path}: {error.strerror}") from error
+    try:
+        async with asyncio.timeout(limit_s):
+            out, err = await process.communicate(given.encode())
+    except TimeoutError:
+        raise HostError(f"{' '.join(words)}: no end within {limit_s:.0f} s") from None
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode or 0, out.decode("utf-8", "replace"), err.decode("utf-8", "replace")
+
+
+async def call(*words: str, given: str = "") -> str:
+    """Run a tool that must succeed; return its stdout.
+
+    Raises:
+        HostError: it failed.
+    """
+    code, out, err = await ask(*words, given=given)
+    if code != 0:
+        said = printable(err.strip().replace("\n", "; ")) or "no reason given"
+        raise HostError(f"{' '.join(words)}: exit code {code}: {said}")
+    return out

@@ -19,8 +19,11 @@ from functools import partial
 
 from dataplane import subnet_env
 from dataplane.backends import Backend, DevicePlan, Plan, from_conf
+from dataplane.control import footprint
+from dataplane.control.blackhole import keep_blackholes
 from dataplane.control.datapath import choose_datapath
 from dataplane.control.device import TunDevice
+from dataplane.control.firewall import Firewall
 from dataplane.control.follow import Moved, follow_config, follow_interface
 from dataplane.control.identity import vtep_macs
 from dataplane.control.keeper import Keeper
@@ -210,6 +213,8 @@ class _Life:
         self._check()
         own = await self._lease(earlier)
         control, renewer = self._control(own)
+        rules = self._firewall(own)
+        self._write_footprint(own)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(control.close)
             try:
@@ -219,6 +224,7 @@ class _Life:
                     spawn(group, "ping", control.ping(self._store))
                     await control.synced.wait()
                     await control.ensure()
+                    await rules.open()
                     self._ready(own)
                     written.set()
                     spawn(group, "program", control.program())
@@ -226,6 +232,9 @@ class _Life:
                     spawn(group, "resync", control.resync())
                     spawn(group, "renew", renewer.run())
                     spawn(group, "interface", self._follow_interface())
+                    spawn(group, "firewall", rules.run())
+                    if self._options.blackhole:
+                        spawn(group, "blackhole", self._keep_blackholes(own))
             except* LeaseLost:
                 await control.withdraw()
                 raise
@@ -255,6 +264,37 @@ class _Life:
             doubt=renewer.doubt,
         )
         return control, renewer
+
+    def _firewall(self, own: Lease) -> Firewall:
+        options = self._options
+        return Firewall(
+            self._conf,
+            own,
+            masquerade=options.masquerade,
+            forward=options.forward,
+            random_fully=options.random_fully,
+            resync_s=options.resync_s,
+            previous=subnet_env.read(options.subnet_file),
+            state=self._state,
+            clock=self._clock,
+        )
+
+    def _write_footprint(self, own: Lease) -> None:
+        options, conf = self._options, self._conf
+        in_kernel = self._state.datapath is not None and self._state.datapath.kind == "kernel"
+        left = footprint.Footprint(
+            devices=self._backend.device_names if in_kernel else (),
+            interface=self.external.name,
+            networks=tuple(net for net in (conf.network, conf.ipv6_network) if net is not None),
+            subnets=_subnets(own),
+            blackhole=options.blackhole,
+            firewall=options.masquerade or options.forward,
+            subnet_file=str(options.subnet_file),
+        )
+        footprint.write(options.run_dir, left)
+
+    async def _keep_blackholes(self, own: Lease) -> None:
+        await keep_blackholes(self._host, _subnets(own), self._options.resync_s, self._state, self._clock)
 
     def _keep(self, plan: Plan, wanted: Mapping[IPNetwork, Peer]) -> Sequence[Keeper]:
         host, state, options = self._host, self._state, self._options
@@ -335,8 +375,7 @@ class _Life:
             ipv6_network=conf.ipv6_network if conf.enable_ipv6 else None,
             ipv6_subnet=own.ipv6_subnet,
             mtu=self._backend.mtu(self.external.mtu),
-            # This release makes no masquerade rules, so the CNI plugin must be told to make its own.
-            ip_masq=False,
+            ip_masq=options.masquerade,
         )
         subnet_env.write(options.subnet_file, env)
         self._state.blockers.pop("start", None)
@@ -354,6 +393,10 @@ class _Life:
         self._state.events["store_errors"] += 1
         self._state.notes["renewal"] = f"our lease could not be renewed: {error}"
         log.warning("our lease could not be renewed, trying again: %s", error)
+
+
+def _subnets(own: Lease) -> tuple[IPNetwork, ...]:
+    return tuple(subnet for subnet in (own.subnet, own.ipv6_subnet) if subnet is not None)
 
 
 def _interface_choice(options: Options) -> InterfaceChoice:

@@ -18,6 +18,7 @@ from dataplane.errors import DataplaneError
 commands = {
     "run": "the node's daemon",
     "status": "what the node's daemon knows and does",
+    "cleanup": "remove what an ended daemon left on this host",
     "demo": "a virtual cluster in namespaces of its own",
     "bench": "throughput, packet rate, latency and CPU cost beside the kernel's",
 }

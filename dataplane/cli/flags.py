@@ -112,7 +112,6 @@ class Flag:
         return "FLANNELD_" + self.name.upper().replace("-", "_")
 
 
-no_firewall = "this release makes no firewall rules"
 no_kube = "it has no effect without the Kubernetes store, which this release does not have"
 no_klog = "messages cannot be chosen by source file here; -v=1 shows them all"
 
@@ -140,11 +139,11 @@ flags = (
     Flag("log-json", _boolean, False, "write the log as JSON lines"),
     Flag("v", _integer(0, 2**31 - 1), 0, "log level; above 0 also debug messages"),
     Flag("version", _boolean, False, "print the version and leave"),
-    Flag("ip-masq", _boolean, False, "masquerade rules", absent=no_firewall),
-    Flag("ip-masq-fully-random-disable", _boolean, False, "masquerade without random ports", absent=no_firewall),
-    Flag("iptables-forward-rules", _boolean, True, "accept forwarded overlay packets", absent=no_firewall),
-    Flag("iptables-resync", _integer(1, 2**31 - 1), 5, "seconds between checks of the rules", absent=no_firewall),
-    Flag("ip-blackhole-route", _boolean, False, "blackhole route for our subnet", absent="it is not built yet"),
+    Flag("ip-masq", _boolean, False, "masquerade what leaves the overlay"),
+    Flag("ip-masq-fully-random-disable", _boolean, False, "masquerade without random ports"),
+    Flag("iptables-forward-rules", _boolean, True, "accept forwarded overlay packets"),
+    Flag("iptables-resync", _integer(1, 2**31 - 1), 5, "seconds between checks of the rules"),
+    Flag("ip-blackhole-route", _boolean, False, "blackhole route for our own subnet"),
     Flag("vmodule", str, "", "log level by source file", absent=no_klog),
     Flag("log_backtrace_at", str, ":0", "stack trace at a source line", absent=no_klog),
     Flag("kube-subnet-mgr", _boolean, False, "take leases from Kubernetes (not built yet)"),
@@ -259,6 +258,11 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
         lease_dir=values["lease-dir"],
         etcd=etcd,
         run_dir=values["run-dir"],
+        masquerade=values["ip-masq"],
+        forward=values["iptables-forward-rules"],
+        random_fully=not values["ip-masq-fully-random-disable"],
+        resync_s=float(values["iptables-resync"]),
+        blackhole=values["ip-blackhole-route"],
         datapath=values["datapath"],
         workers=values["workers"] or default_workers(),
         spin_us=values["spin-us"],

@@ -20,6 +20,9 @@ class Options:
         lease_dir: directory of the embedded store, used without `etcd`.
         etcd: where leases are, None: in the embedded store.
         run_dir: directory of the status socket and the pid file; one daemon each.
+        masquerade, forward, random_fully: which firewall rules are made (host/rules.py).
+        resync_s: seconds between two looks at firewall rules and blackhole routes.
+        blackhole: keep a blackhole route for our own subnet.
         datapath: "auto", "kernel" or "userspace".
         workers: TUN queues, each with a thread of its own.
         spin_us: how long a worker without work polls before it sleeps, microseconds (docs/decisions/0008).
@@ -40,6 +43,11 @@ class Options:
     lease_dir: Path
     etcd: EtcdAccess | None
     run_dir: Path
+    masquerade: bool
+    forward: bool
+    random_fully: bool
+    resync_s: float
+    blackhole: bool
     datapath: str
     workers: int
     spin_us: int

@@ -175,7 +175,7 @@ class PeerRoutes:
             route
             for prefix, routes in found.items()
             for route in routes
-            if is_peer_route(route, (interface, device), self._plan) and self._wanted.get(prefix) is None
+            if is_peer_route(route, (interface, device), self._plan.subnets) and self._wanted.get(prefix) is None
         ]
         refused = await self._host.change_routes((), stale)
         self._swept = not refused
@@ -196,9 +196,9 @@ class PeerRoutes:
             self._say.warn("refused", text, self._state.now())
 
 
-def is_peer_route(route: Route, links: Collection[int | None], plan: Plan) -> bool:
+def is_peer_route(route: Route, links: Collection[int | None], own_subnets: Collection[IPNetwork]) -> bool:
     """Whether a route inside the overlay looks like one that flannel or we made for a peer."""
-    own = any(route.prefix.version == net.version and route.prefix.overlaps(net) for net in plan.subnets)
+    own = any(route.prefix.version == net.version and route.prefix.overlaps(net) for net in own_subnets)
     return route.gateway is not None and route.protocol == rtprot_boot and route.index in links and not own
 
 

@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 # linux/rtnetlink.h, linux/if_addr.h, linux/if.h, linux/route.h
 _rt_table_main = 254
 _rtn_unicast = 1
+_rtn_blackhole = 6
 rtprot_boot = 3
 _rtnh_f_onlink = 4
 _rt_scope_universe = 0
@@ -204,6 +205,32 @@ class Host:
 
         return await self.ask("find the routes to peers", get)
 
+    async def add_blackhole(self, prefix: IPNetwork) -> bool:
+        """Add a blackhole route unless the prefix has a route; return whether it has a blackhole route now."""
+        request = {"dst": str(prefix), "table": _rt_table_main, "proto": rtprot_boot, "type": "blackhole"}
+
+        def add(netlink: IPRoute) -> bool:
+            try:
+                netlink.route("add", **request)
+            except NetlinkError as error:
+                if error.code != errno.EEXIST:
+                    raise
+                return _has_blackhole(netlink, prefix)
+            return True
+
+        return await self.ask(f"add blackhole route {prefix}", add)
+
+    async def remove_blackhole(self, prefix: IPNetwork) -> bool:
+        """Remove the prefix's blackhole route; return whether there was one."""
+
+        def remove(netlink: IPRoute) -> bool:
+            if not _has_blackhole(netlink, prefix):
+                return False
+            netlink.route("del", dst=str(prefix), table=_rt_table_main, type="blackhole")
+            return True
+
+        return await self.ask(f"remove blackhole route {prefix}", remove)
+
     async def default_route(self, version: int) -> Route | None:
         """The main table's first (lowest metric) default route of IP version 4 or 6."""
 
@@ -331,6 +358,12 @@ def _route_request(route: Route) -> dict[str, Any]:
 
 def _put_route(netlink: IPRoute, route: Route) -> None:
     netlink.route("replace", **_route_request(route), scope=_rt_scope_universe, proto=rtprot_boot)
+
+
+def _has_blackhole(netlink: IPRoute, prefix: IPNetwork) -> bool:
+    rows = _of_family(prefix.version, netlink.route, table=_rt_table_main)
+    base, length = str(prefix.network_address), prefix.prefixlen
+    return any(row["type"] == _rtn_blackhole and row["dst_len"] == length and row.get("dst") == base for row in rows)
 
 
 def _has_gateway(row: Any) -> bool:

@@ -191,9 +191,7 @@ def test_etcd_flags_that_cannot_be_are_refused(words: list[str], capsys: pytest.
     assert "--etcd-" in refused(capsys, *words)
 
 
-@pytest.mark.parametrize(
-    "word", ["--ip-masq", "--iptables-resync=9", "--iptables-forward-rules=false", "--vmodule=a=2"]
-)
+@pytest.mark.parametrize("word", ["--vmodule=a=2", "--log_backtrace_at=a:1", "--kube-api-url=http://192.0.2.1"])
 def test_flag_without_its_feature_is_accepted_with_one_warning(word: str) -> None:
     (warning,) = read(word).warnings
     assert word.partition("=")[0] in warning

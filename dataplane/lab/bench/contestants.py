@@ -87,7 +87,12 @@ class Contestant:
 
     def __init__(self, name: str, underlay: Cable | Wire, tools: Tools | None) -> None:
         self.name = name
-        self.lab = Lab(net_conf("udp" if name == "dataplane-udp" else "vxlan"), underlay=underlay)
+        # The kernel's node has no firewall rules either.
+        self.lab = Lab(
+            net_conf("udp" if name == "dataplane-udp" else "vxlan"),
+            options=("--iptables-forward-rules=false",),
+            underlay=underlay,
+        )
         try:
             self._build(underlay, tools)
             self._prove()

@@ -1,0 +1,123 @@
+"""What a daemon leaves when it ends, and `dataplane cleanup`, which takes that away and nothing else."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from dataplane.lab.cluster import Lab, net_conf
+from dataplane.lab.commands import wait_for
+from dataplane.lab.node import DaemonNode
+
+
+@pytest.fixture
+def made() -> Iterator[list[Lab]]:
+    """Labs put in here are removed at the end."""
+    labs: list[Lab] = []
+    try:
+        yield labs
+    finally:
+        for lab in labs:
+            print(lab.logs(lines=60))
+            lab.close()
+
+
+def host_state(node: DaemonNode) -> str:
+    """Everything that a daemon could leave, as text."""
+    commands = (
+        ("ip", "-o", "link"),
+        ("ip", "-4", "route", "show", "table", "main"),
+        ("ip", "-6", "route", "show", "table", "main"),
+        ("ip", "neigh", "show", "nud", "permanent"),
+        ("iptables-save",),
+        ("ip6tables-save",),
+        ("nft", "list", "ruleset"),
+    )
+    shown = [node.run(*words).stdout for words in commands]
+    # iptables-save writes the time and packet counts.
+    lines = [line for text in shown for line in text.splitlines() if not line.startswith(("#", ":"))]
+    return "\n".join(lines)
+
+
+def cleanup(node: DaemonNode) -> str:
+    return node.run(sys.executable, "-m", "dataplane", "cleanup", f"--run-dir={node.run_dir}").stdout
+
+
+@pytest.mark.parametrize(
+    ("backend", "options", "flags"),
+    [
+        ("vxlan", {}, ("--datapath=kernel", "--ip-masq")),
+        ("vxlan", {"DirectRouting": True}, ("--ip-masq",)),
+        ("host-gw", {}, ("--ip-blackhole-route",)),
+    ],
+)
+@pytest.mark.parametrize("nftables", [False, True])
+def test_cleanup_leaves_the_host_as_it_was(
+    made: list[Lab], backend: str, options: dict[str, object], flags: tuple[str, ...], nftables: bool
+) -> None:
+    conf = net_conf(backend, ipv6=True, options=options) | {"EnableNFTables": nftables}
+    lab = Lab(conf, options=flags)
+    made.append(lab)
+    node, other = lab.add("dataplane"), lab.add("dataplane")
+    assert isinstance(node, DaemonNode) and isinstance(other, DaemonNode)
+    # Somebody else's: rules, routes inside and outside the overlay, tables that nft and iptables made.
+    node.batch("route add 198.51.100.0/24 via 192.0.2.99", "route add 10.244.250.0/24 via 192.0.2.99 proto static")
+    for command in ("iptables", "ip6tables"):
+        for table in ("filter", "nat"):
+            node.run(command, "-t", table, "-N", "SOMEBODY")
+        node.run(command, "-A", "FORWARD", "-m", "comment", "--comment", "flanneld of somebody", "-j", "SOMEBODY")
+        node.run(command, "-t", "nat", "-A", "POSTROUTING", "-j", "SOMEBODY")
+    node.run("nft", "add", "table", "inet", "somebody")
+    before = host_state(node)
+    for each in (node, other):
+        each.start_daemon()
+    for each in (node, other):
+        each.wait_ready()
+    wait_for(lambda: len((node.status() or {})["peers"]) == 2, 5, "the peer")
+    node.stop_daemon()
+    assert host_state(node) != before
+    assert node.subnet_file.exists()
+    print(cleanup(node))
+    assert host_state(node) == before
+    assert not node.subnet_file.exists()
+    assert "nothing to remove" in cleanup(node)
+
+
+def test_cleanup_is_refused_while_the_daemon_runs(made: list[Lab]) -> None:
+    lab = Lab(net_conf("vxlan"))
+    made.append(lab)
+    lab.start("dataplane")
+    (node,) = lab.daemons
+    refused = node.run(sys.executable, "-m", "dataplane", "cleanup", f"--run-dir={node.run_dir}", check=False)
+    assert refused.returncode == 1
+    assert "is in use by another daemon" in refused.stderr
+
+
+def test_masquerade_is_told_to_the_cni_plugin(made: list[Lab]) -> None:
+    lab = Lab(net_conf("vxlan"), options=("--ip-masq",))
+    made.append(lab)
+    lab.start("dataplane")
+    (node,) = lab.daemons
+    assert "FLANNEL_IPMASQ=true\n" in node.subnet_file.read_text()
+    assert "FLANNEL-POSTRTG" in node.run("iptables", "-t", "nat", "-S").stdout
+    node.run("iptables", "-t", "nat", "-F", "FLANNEL-POSTRTG")
+    wait_for(lambda: "MASQUERADE" in node.run("iptables", "-t", "nat", "-S").stdout, 1, "the rules to be back")
+
+
+def test_a_blackhole_route_is_kept_and_gives_way(made: list[Lab]) -> None:
+    """Where a bridge has the subnet its route stays, and the status says so."""
+    lab = Lab(net_conf("vxlan"), options=("--ip-blackhole-route", "--iptables-resync=1"))
+    made.append(lab)
+    node = lab.add("dataplane")
+    assert isinstance(node, DaemonNode)
+    node.start_daemon()
+    node.wait_ready()
+    subnet = node.pod_net().ipv4
+    wait_for(lambda: f"blackhole {subnet}" in node.run("ip", "route").stdout, 2, "the route")
+    node.run("ip", "route", "delete", "blackhole", str(subnet))
+    wait_for(lambda: f"blackhole {subnet}" in node.run("ip", "route").stdout, 3, "the route to be back")
+    node.run("ip", "route", "replace", str(subnet), "dev", "eth0")
+    wait_for(lambda: any("no blackhole route" in text for text in (node.status() or {})["problems"]), 3, "the note")
+    assert f"{subnet} dev eth0" in node.run("ip", "route").stdout

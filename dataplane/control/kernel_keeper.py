@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from ipaddress import IPv4Address
 from typing import TypeVar
 
 from dataplane.backends.base import DevicePlan
@@ -30,6 +31,7 @@ from dataplane.observe.state import DeviceState, NodeState
 
 log = logging.getLogger(__name__)
 
+_nowhere = IPv4Address("0.0.0.0")  # an FDB entry is removed by its MAC alone
 Key = TypeVar("Key")
 Value = TypeVar("Value")
 
@@ -54,13 +56,14 @@ class KernelKeeper:
         self._index: int | None = None
         self._pending: set[IPNetwork] = set()
         self._lock = asyncio.Lock()
-        self._holders: dict[bytes, IPNetwork] = {}  # who has a VTEP MAC
+        self._tunnelled: dict[IPNetwork, Peer] = {}
+        self._claims: dict[bytes, dict[IPNetwork, IPAddress]] = {}  # who says to have a VTEP MAC, and where
+        self._holders: dict[bytes, IPNetwork] = {}  # who of them has it
         self._refused: set[str] = set()
         self._seen = DeviceState(plan.name, plan.mtu, plan.port)
         direct = Direct.on_link if plan.direct_routing else Direct.never
         net: HostNet = host
         self._routes = PeerRoutes(plan, wanted, net, state, self._seen, direct)
-        self._programmed = Entries({}, {})
         state.devices[plan.name] = self._seen
 
     @property
@@ -81,9 +84,8 @@ class KernelKeeper:
         await self._set_up(index)
         self._index = index
         self._seen.index = index
-        self._seen.forwarding = KernelForwarding({})
+        self._seen.forwarding = KernelForwarding(self._wanted)
         self._routes.forget()
-        self._programmed = Entries()
         return index
 
     async def close(self) -> None:
@@ -106,7 +108,7 @@ class KernelKeeper:
             if self._index is None or not self._pending:
                 return
             try:
-                await self._program(self._index, self._programmed)
+                await self._program(self._index, None)
             except HostError as error:
                 self._state.blockers[f"device {self.plan.name}"] = f"{self.plan.name}: {error}"
                 self._say.warn("ensure", f"{self.plan.name}: {error}", self._state.now())
@@ -140,7 +142,7 @@ class KernelKeeper:
                 text = f"{self.plan.name}: put back what somebody removed: {what}"
                 self._say.warn(what, text, self._state.now())
         await self._routes.ensure(interface.index, index)
-        self._pending.update(self._wanted)
+        self._pending.update(self._wanted, self._tunnelled)
         await self._program(index, await vxlan.read_entries(self._host, index))
 
     async def _set_up(self, index: int) -> list[str]:
@@ -162,45 +164,72 @@ class KernelKeeper:
             done.append(f"link up with MTU {self.plan.mtu}")
         return done
 
-    async def _program(self, index: int, before: Entries) -> None:
+    async def _program(self, index: int, found: Entries | None) -> None:
         """Bring pending prefixes up to date: neighbours, FDB, then the route, in flannel's order.
 
         Args:
-            before: what the device knows; what is nobody's is removed.
+            found: all that the device knows, where that was looked at; what is nobody's is removed then.
         """
         interface = await find_external(self._host, self.plan.interface, self.plan.underlay_address)
         prefixes, self._pending = self._pending, set()
         await self._routes.judge(prefixes)
-        wanted = self._entries()
-        put = Entries(_changed(wanted.neighbours, before.neighbours), _changed(wanted.fdb, before.fdb))
-        gone = Entries(_gone(wanted.neighbours, before.neighbours), _gone(wanted.fdb, before.fdb))
+        put, gone = self._take(prefixes)
+        if found is not None:
+            put, gone = self._compare(found)
         refused = await vxlan.change_entries(self._host, index, put, gone)
-        self._programmed = wanted
         await self._routes.apply(prefixes, interface.index, index)
         self._tell(refused)
-        self._seen.forwarding = KernelForwarding(dict(self._wanted))
         self._state.events["table_updates"] += 1
 
-    def _entries(self) -> Entries:
-        neighbours: dict[IPAddress, bytes] = {}
-        fdb: dict[bytes, IPAddress] = {}
-        claims: dict[bytes, dict[IPNetwork, IPAddress]] = {}
-        for prefix, peer in self._wanted.items():
-            if peer.next_hop is not None and not self._routes.is_direct(peer):
-                neighbours[prefix.network_address] = peer.vtep_mac
-                claims.setdefault(peer.vtep_mac, {})[prefix] = peer.next_hop
-        for mac, claim in claims.items():
-            holder = self._holders.get(mac)
-            if holder not in claim:
-                holder = min(claim, key=lambda prefix: int(prefix.network_address))
-            self._holders[mac], fdb[mac] = holder, claim[holder]
-            if len(set(claim.values())) > 1:
-                others = ", ".join(str(prefix) for prefix in claim if prefix != holder)
-                text = f"{self.plan.name}: VTEP MAC {mac.hex(':')} of {holder} is claimed by {others} too"
-                self._say.warn(f"mac {mac.hex()}", text, self._state.now())
-        for mac in self._holders.keys() - claims.keys():
-            del self._holders[mac]
-        return Entries(neighbours, fdb)
+    def _take(self, prefixes: Collection[IPNetwork]) -> tuple[Entries, Entries]:
+        """Note who of these is reached through the tunnel now; return the entries to put and to remove for that."""
+        put, gone = Entries({}, {}), Entries({}, {})
+        macs: set[bytes] = set()
+        for prefix in prefixes:
+            old, new = self._tunnelled.pop(prefix, None), self._wanted.get(prefix)
+            if old is not None:
+                self._claims[old.vtep_mac].pop(prefix)
+                macs.add(old.vtep_mac)
+            if new is not None and new.next_hop is not None and not self._routes.is_direct(new):
+                self._tunnelled[prefix] = new
+                self._claims.setdefault(new.vtep_mac, {})[prefix] = new.next_hop
+                macs.add(new.vtep_mac)
+                put.neighbours[prefix.network_address] = new.vtep_mac
+            elif old is not None:
+                gone.neighbours[prefix.network_address] = old.vtep_mac
+        for mac in macs:
+            holder = self._holder(mac)
+            if holder is not None:
+                put.fdb[mac] = self._claims[mac][holder]
+            else:
+                gone.fdb[mac] = _nowhere
+        return put, gone
+
+    def _holder(self, mac: bytes) -> IPNetwork | None:
+        """Who has this MAC now; None, and nothing remembered of it, if nobody claims it any more."""
+        claim = self._claims[mac]
+        if not claim:
+            del self._claims[mac]
+            self._holders.pop(mac, None)
+            return None
+        holder = self._holders.get(mac)
+        if holder not in claim:
+            holder = min(claim, key=lambda prefix: int(prefix.network_address))
+            self._holders[mac] = holder
+        if len(set(claim.values())) > 1:
+            others = ", ".join(str(prefix) for prefix in claim if prefix != holder)
+            text = f"{self.plan.name}: VTEP MAC {mac.hex(':')} of {holder} is claimed by {others} too"
+            self._say.warn(f"mac {mac.hex()}", text, self._state.now())
+        return holder
+
+    def _compare(self, found: Entries) -> tuple[Entries, Entries]:
+        """Return what the device lacks, and what it has for nobody."""
+        neighbours = {prefix.network_address: peer.vtep_mac for prefix, peer in self._tunnelled.items()}
+        fdb = {mac: self._claims[mac][holder] for mac, holder in self._holders.items()}
+        return (
+            Entries(_changed(neighbours, found.neighbours), _changed(fdb, found.fdb)),
+            Entries(_gone(neighbours, found.neighbours), _gone(fdb, found.fdb)),
+        )
 
     def _tell(self, refused: Mapping[IPAddress | bytes, str]) -> None:
         now = {f"{self.plan.name} entry {key!r}" for key in refused}

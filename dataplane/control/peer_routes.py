@@ -142,15 +142,16 @@ class PeerRoutes:
             return
         if self._direct is Direct.on_link:
             known = self._reached
-            asked = self._wanted if known is None else prefixes
-            hops = {peer.next_hop for prefix in asked if (peer := self._wanted.get(prefix)) and peer.next_hop}
+            prefixes = {*self._wanted, *self._seen.direct} if known is None else prefixes
+            hops = {peer.next_hop for prefix in prefixes if (peer := self._wanted.get(prefix)) and peer.next_hop}
             reached = await self._host.on_link(tuple(hops))
-            self._reached = reached if known is None else {**known, **reached}
-            for hop in hops - set(reached):
-                self._reached.pop(hop, None)
-        self._seen.direct = {
-            prefix for prefix, peer in self._wanted.items() if peer.next_hop is not None and self.is_direct(peer)
-        }
+            self._reached = {hop: link for hop, link in (known or {}).items() if hop not in hops} | reached
+        for prefix in prefixes:
+            peer = self._wanted.get(prefix)
+            if peer is not None and peer.next_hop is not None and self.is_direct(peer):
+                self._seen.direct.add(prefix)
+            else:
+                self._seen.direct.discard(prefix)
 
     def _route(self, prefix: IPNetwork, interface: int, device: int | None) -> Route | None:
         peer = self._wanted.get(prefix)

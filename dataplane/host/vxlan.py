@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
@@ -39,8 +38,8 @@ class Entries:
         fdb: VTEP MAC to the peer's underlay address.
     """
 
-    neighbours: Mapping[IPAddress, bytes] = field(default_factory=dict)
-    fdb: Mapping[bytes, IPAddress] = field(default_factory=dict)
+    neighbours: dict[IPAddress, bytes] = field(default_factory=dict)
+    fdb: dict[bytes, IPAddress] = field(default_factory=dict)
 
 
 async def supported(host: Host) -> str:
@@ -156,8 +155,8 @@ async def change_entries(host: Host, index: int, put: Entries, remove: Entries) 
         gone = (errno.ENOENT, errno.ENODEV)
         for ip in remove.neighbours:
             attempt(ip, f"remove neighbour {ip}", gone, lambda **w: netlink.neigh("del", **w), dst=str(ip))
-        for mac, ip in remove.fdb.items():
-            words = {"lladdr": mac.hex(":"), "dst": str(ip), "flags": _ntf_self}
+        for mac in remove.fdb:
+            words = {"lladdr": mac.hex(":"), "flags": _ntf_self}
             attempt(mac, f"remove FDB entry {mac.hex(':')}", gone, lambda **w: netlink.fdb("del", **w), **words)
         for ip, mac in put.neighbours.items():
             words = {"dst": str(ip), "lladdr": mac.hex(":"), "state": _nud_permanent}

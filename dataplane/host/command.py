@@ -33,15 +33,19 @@ async def ask(*words: str, given: str = "") -> tuple[int, str, str]:
     if path is None:
         raise HostError(f"the command {words[0]} is not installed")
     environment = {**os.environ, "LC_ALL": "C"}
-    try:
-        process = await asyncio.create_subprocess_exec(
-            path, *words[1:], stdin=PIPE, stdout=PIPE, stderr=PIPE, env=environment
-        )
-    except OSError as error:
-        raise HostError(f"cannot run {path}: {error.strerror}") from error
+    # Not a pipe: a tool may end without reading it, and uvloop fails on that (RuntimeError: the handler is closed).
+    with os.fdopen(os.memfd_create("stdin"), "w+b") as stdin:
+        stdin.write(given.encode())
+        stdin.seek(0)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                path, *words[1:], stdin=stdin, stdout=PIPE, stderr=PIPE, env=environment
+            )
+        except OSError as error:
+            raise HostError(f"cannot run {path}: {error.strerror}") from error
     try:
         async with asyncio.timeout(limit_s):
-            out, err = await process.communicate(given.encode())
+            out, err = await process.communicate()
     except TimeoutError:
         raise HostError(f"{' '.join(words)}: no end within {limit_s:.0f} s") from None
     finally:

@@ -25,7 +25,8 @@ from dataplane.subnet_env import SubnetEnv
 
 log = logging.getLogger(__name__)
 
-settle_s = 0.2  # between two looks; doubles, up to the interval, while somebody keeps changing the rules
+settle_s = 0.2  # between two looks
+prompt_repairs = 8  # in a row; then somebody fights us, and the rest doubles with each, up to the interval
 listen_again_s = 5.0
 both_versions = (4, 6)
 
@@ -121,13 +122,13 @@ class Firewall:
             spawn(group, "firewall listen", self._listen())
 
     async def _resync(self) -> None:
-        rest = settle_s
+        row = 0
         while True:
             await self._clock.wait(self._touched, self._resync_s)
             self._touched.clear()
-            repaired = await self.ensure()
-            rest = min(2 * rest, self._resync_s) if repaired else settle_s
-            await self._clock.wait(self._never, rest)
+            row = min(row + 1, 30) if await self.ensure() else 0
+            rest = settle_s * 2 ** max(0, row - prompt_repairs)
+            await self._clock.wait(self._never, min(rest, self._resync_s))
 
     async def _listen(self) -> None:
         while True:

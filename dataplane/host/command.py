@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from asyncio.subprocess import PIPE
 
 from dataplane.errors import HostError, printable
@@ -34,8 +33,8 @@ async def ask(*words: str, given: str = "") -> tuple[int, str, str]:
     if path is None:
         raise HostError(f"the command {words[0]} is not installed")
     environment = {**os.environ, "LC_ALL": "C"}
-    # A file and no pipe: uvloop fails when a tool ends before it has read its input.
-    with tempfile.TemporaryFile() as stdin:
+    # Not a pipe: a tool may end without reading it, and uvloop fails on that (RuntimeError: the handler is closed).
+    with os.fdopen(os.memfd_create("stdin"), "w+b") as stdin:
         stdin.write(given.encode())
         stdin.seek(0)
         try:

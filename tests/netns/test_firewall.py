@@ -1,0 +1,425 @@
+"""The firewall rules in real namespaces, by the real nft and iptables, and what they do to real packets.
+
+    pod 10.244.7.2 ── pod0 (10.244.7.1) node eth0 (192.0.2.1) ── outside 192.0.2.9
+                                        node over (10.244.7.0) ── peer 10.244.8.2, the rest of the overlay
+
+Each body runs in a process and namespaces of its own, which is the node; the kernel takes everything away when it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from dataplane.control import firewall
+from dataplane.control.firewall import Firewall
+from dataplane.control.renew import WallClock
+from dataplane.errors import HostError
+from dataplane.host import command, iptables, nftables
+from dataplane.host.rules import Overlay, Wanted, iptables_jump, iptables_rule, masquerade_chain, nft_table
+from dataplane.lab.commands import batch, run
+from dataplane.lab.topology import Place
+from dataplane.model import Lease, LeaseAttrs, NetConf
+from dataplane.observe.state import NodeState
+from dataplane.subnet_env import SubnetEnv
+
+Body = Callable[[str], Awaitable[None]]
+
+kinds = ("nftables", "iptables-nft", "iptables-legacy")
+_unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+_bodies: dict[str, Body] = {}
+_deadline_s = 10.0
+
+overlay4 = Overlay(IPv4Network("10.244.0.0/16"), IPv4Network("10.244.7.0/24"))
+overlay6 = Overlay(IPv6Network("fd00:10::/56"), IPv6Network("fd00:10:0:7::/64"))
+
+_echo = """
+import socket
+server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+server.bind(("0.0.0.0", 7000))
+print("ready", flush=True)
+while True:
+    _, source = server.recvfrom(64)
+    server.sendto(source[0].encode(), source)
+"""
+_ask = """
+import socket, sys
+client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+client.settimeout(float(sys.argv[2]))
+client.sendto(b"who am I?", (sys.argv[1], 7000))
+try:
+    print(client.recv(64).decode())
+except TimeoutError:
+    print("nothing came back")
+"""
+_ask_for_ever = """
+import os, socket, sys
+seen, asked = set(), 0
+while not os.path.exists("/run/enough"):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(2)
+        client.sendto(b"who am I?", (sys.argv[1], 7000))
+        seen.add(client.recv(64).decode())
+        asked += 1
+print(asked, *sorted(seen))
+"""
+
+
+def isolated(*of: str) -> Callable[[Body], Callable[[str], None]]:
+    """Make a test out of a body for each kind of mechanism: run this file again, in namespaces of its own."""
+
+    def decorate(body: Body) -> Callable[[str], None]:
+        name = body.__name__
+        _bodies[name] = body
+
+        @pytest.mark.parametrize("kind", of)
+        def test(kind: str) -> None:
+            if kind != "nftables" and shutil.which(kind, path="/usr/sbin") is None:
+                pytest.skip(f"{kind} is not installed")
+            words = [*_unshare, sys.executable, __file__, name, kind]
+            done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
+
+        test.__name__, test.__doc__ = name, body.__doc__
+        return test
+
+    return decorate
+
+
+async def in_body(body: Body, kind: str) -> None:
+    run(None, "mount", "-t", "tmpfs", "tmpfs", "/run")
+    run(None, "ip", "link", "set", "lo", "up")
+    if kind != "nftables":
+        # Debian's alternatives, of this process alone: what `iptables` means is decided by PATH.
+        tools = Path("/run/tools")
+        run(None, "mkdir", str(tools))
+        for family in ("iptables", "ip6tables"):
+            for suffix in ("", "-restore", "-save"):
+                (tools / f"{family}{suffix}").symlink_to(f"/usr/sbin/{kind.replace('iptables', family)}{suffix}")
+        os.environ["PATH"] = f"{tools}:{os.environ['PATH']}"
+        command._path = os.environ["PATH"]
+    failures: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(repr(context)))
+    await body(kind)
+    assert failures == []
+
+
+def make_firewall(
+    kind: str,
+    *,
+    masquerade: bool = True,
+    forward: bool = True,
+    ipv6: bool = False,
+    resync_s: float = 60.0,
+    previous: SubnetEnv | None = None,
+    overlay: Overlay = overlay4,
+) -> tuple[Firewall, NodeState]:
+    network, subnet = overlay.network, overlay.subnet
+    assert isinstance(network, IPv4Network) and isinstance(subnet, IPv4Network)
+    assert isinstance(overlay6.network, IPv6Network) and isinstance(overlay6.subnet, IPv6Network)
+    state = NodeState()
+    made = Firewall(
+        NetConf(network=network, ipv6_network=overlay6.network, enable_ipv6=ipv6, enable_nftables=kind == "nftables"),
+        Lease(subnet, overlay6.subnet if ipv6 else None, LeaseAttrs()),
+        masquerade=masquerade,
+        forward=forward,
+        random_fully=True,
+        resync_s=resync_s,
+        previous=previous or SubnetEnv(),
+        state=state,
+        clock=WallClock(),
+    )
+    return made, state
+
+
+def wanted(*of: Overlay) -> Wanted:
+    return Wanted(masquerade=True, forward=True, random_fully=True, overlays=of)
+
+
+def saved(version: int, table: str) -> list[str]:
+    tool = "iptables-save" if version == 4 else "ip6tables-save"
+    return [line for line in run(None, tool, "-t", table).stdout.splitlines() if not line.startswith(("#", ":"))]
+
+
+def ruleset(kind: str) -> str:
+    """Everything that the mechanism's tool shows, without counters and times."""
+    if kind == "nftables":
+        return run(None, "nft", "list", "ruleset").stdout
+    return "\n".join(line for version in (4, 6) for table in ("nat", "filter") for line in saved(version, table))
+
+
+async def until(condition: Callable[[], bool], limit_s: float) -> float:
+    """Wait for a condition while the event loop runs; return how many seconds it took."""
+    start = time.monotonic()
+    while not condition():
+        assert time.monotonic() - start < limit_s, "waited in vain"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - start
+
+
+class Network:
+    """The node's surroundings; each place answers who it was asked by."""
+
+    def __init__(self) -> None:
+        run(None, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0")
+        self.pod, self.outside, self.peer = Place("pod"), Place("outside"), Place("peer")
+        for place, device, address in (
+            (self.pod, "pod0", "10.244.7.1/24"),
+            (self.outside, "eth0", "192.0.2.1/24"),
+            (self.peer, "over", "10.244.7.0/32"),
+        ):
+            batch(
+                None,
+                f"link add {device} type veth peer name eth0 netns {place.name}",
+                f"address add {address} dev {device}",
+                f"link set {device} up",
+            )
+        batch(None, "route add 10.244.8.0/24 dev over")
+        self.pod.batch("link set eth0 up", "address add 10.244.7.2/24 dev eth0", "route add default via 10.244.7.1")
+        self.outside.batch(
+            "link set eth0 up", "address add 192.0.2.9/24 dev eth0", "route add 10.244.0.0/16 via 192.0.2.1"
+        )
+        self.peer.batch("link set eth0 up", "address add 10.244.8.2/32 dev eth0", "route add default dev eth0")
+        run(None, "sysctl", "-qw", "net.ipv4.conf.over.proxy_arp=1")
+        self.peer.run("sysctl", "-qw", "net.ipv4.conf.eth0.proxy_arp=1")
+        for place in (self.pod, self.outside, self.peer):
+            server = place.start(sys.executable, "-c", _echo, output=subprocess.PIPE)
+            assert server.stdout is not None and server.stdout.readline() == b"ready\n"
+
+    def source_seen(self, place: Place | None, address: str, limit_s: float = 3.0) -> str:
+        """Which source address arrives at `address` when `place` (None: the node) asks it."""
+        words = (sys.executable, "-c", _ask, address, str(limit_s))
+        return run(None if place is None else place.name, *words).stdout.strip()
+
+
+@isolated(*kinds)
+async def test_what_the_rules_do_to_packets(kind: str) -> None:
+    net = Network()
+    assert net.source_seen(net.pod, "192.0.2.9") == "10.244.7.2"
+    wall, _ = make_firewall(kind)
+    await wall.open()
+    assert net.source_seen(net.pod, "192.0.2.9") == "192.0.2.1"
+    assert net.source_seen(net.pod, "10.244.8.2") == "10.244.7.2"
+    assert net.source_seen(net.peer, "10.244.7.2") == "10.244.8.2"
+    assert net.source_seen(net.outside, "10.244.7.2") == "192.0.2.9"
+    assert net.source_seen(net.outside, "10.244.8.2") == "10.244.7.0"
+    # kube-proxy's bit beside another one.
+    run(
+        None,
+        *("nft", "-f", "-"),
+        given="table ip marks {\n chain pre {\n type filter hook prerouting priority mangle;\n"
+        " meta mark set 0x00004001\n }\n}\n",
+    )
+    assert net.source_seen(net.pod, "192.0.2.9") == "10.244.7.2"
+
+
+@isolated("iptables-nft", "iptables-legacy")
+async def test_overlay_packets_pass_a_forward_policy_of_drop(kind: str) -> None:
+    net = Network()
+    run(None, "iptables", "-P", "FORWARD", "DROP")
+    assert net.source_seen(net.pod, "10.244.8.2", limit_s=0.3) == "nothing came back"
+    wall, _ = make_firewall(kind, masquerade=False)
+    await wall.open()
+    assert net.source_seen(net.pod, "10.244.8.2") == "10.244.7.2"
+    assert net.source_seen(net.peer, "10.244.7.2") == "10.244.8.2"
+    assert "FLANNEL-POSTRTG" not in ruleset(kind)
+
+
+@isolated(*kinds)
+async def test_no_packet_slips_through_while_the_rules_are_put_in_again(kind: str) -> None:
+    Network()
+    made = nftables.Nftables(wanted(overlay4)) if kind == "nftables" else iptables.Iptables(wanted(overlay4))
+    await made.apply()
+    asking = await asyncio.create_subprocess_exec(
+        *("ip", "netns", "exec", "pod", sys.executable, "-c", _ask_for_ever, "192.0.2.9"), stdout=subprocess.PIPE
+    )
+    for _ in range(20):
+        await made.apply()
+    run(None, "touch", "/run/enough")
+    out, _ = await asyncio.wait_for(asking.communicate(), _deadline_s)
+    asked, *seen = out.decode().split()
+    assert seen == ["192.0.2.1"]
+    assert int(asked) > 20
+
+
+@isolated("iptables-nft", "iptables-legacy")
+async def test_iptables_shows_the_rules_as_flannel_has_them(kind: str) -> None:
+    wall, _ = make_firewall(kind, ipv6=True)
+    await wall.open()
+    for overlay in (overlay4, overlay6):
+        rules = wanted().rules(masquerade_chain, overlay)
+        assert saved(overlay.version, "nat") == [
+            "*nat",
+            iptables_jump(masquerade_chain),
+            *(iptables_rule(masquerade_chain, rule, random_fully=True) for rule in rules),
+            "COMMIT",
+        ]
+        assert saved(overlay.version, "filter") == [
+            "*filter",
+            '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD',
+            f'-A FLANNEL-FWD -s {overlay.network} -m comment --comment "flanneld forward" -j ACCEPT',
+            f'-A FLANNEL-FWD -d {overlay.network} -m comment --comment "flanneld forward" -j ACCEPT',
+            "COMMIT",
+        ]
+
+
+@isolated("nftables")
+async def test_nft_shows_the_tables_as_wanted(kind: str) -> None:
+    wall, _ = make_firewall(kind, ipv6=True)
+    await wall.open()
+    for version, overlay in ((4, overlay4), (6, overlay6)):
+        listed = run(None, "nft", "list", "table", "ip" if version == 4 else "ip6", f"flannel-ipv{version}").stdout
+        assert listed.replace("\n\n", "\n") == nft_table(wanted(overlay), overlay)
+
+
+@isolated(*kinds)
+async def test_ipv4_alone_touches_nothing_of_ipv6(kind: str) -> None:
+    wall, _ = make_firewall(kind)
+    await wall.open()
+    assert "ip6" not in run(None, "nft", "list", "tables").stdout
+    if kind == "iptables-legacy":
+        assert run(None, "cat", "/proc/net/ip6_tables_names").stdout == ""
+
+
+@isolated(*kinds)
+async def test_removed_rules_come_back_and_then_there_is_peace(kind: str) -> None:
+    # The legacy interface gives no notice; there the timer must do it.
+    wall, state = make_firewall(kind, resync_s=0.3 if kind == "iptables-legacy" else 60.0)
+    await wall.open()
+    whole = ruleset(kind)
+    keeping = asyncio.create_task(wall.run())
+    if kind == "nftables":
+        removals = ["nft delete table ip flannel-ipv4", "nft flush ruleset", "nft flush chain ip flannel-ipv4 postrtg"]
+        removals.append("nft insert rule ip flannel-ipv4 forward drop")
+    else:
+        removals = ["iptables -F", "iptables -t nat -F FLANNEL-POSTRTG", "iptables -t nat -D FLANNEL-POSTRTG 3"]
+        removals += ["iptables -t nat -F POSTROUTING", "iptables -D FORWARD 1", "iptables -I FLANNEL-FWD -j DROP"]
+    for number, removal in enumerate(removals, start=1):
+        run(None, *removal.split())
+        # Counted only when `ensure` is through; a removal before that would be one with this.
+        back = lambda number=number: state.events["repairs"] >= number and ruleset(kind) == whole  # noqa: E731
+        assert await until(back, _deadline_s) < 1.0, removal
+    assert "firewall" not in state.blockers
+    # The notices of our own last change have been seen once this one's has; none of them is a reason for a repair.
+    run(None, "nft", "add", "table", "ip", "flannel-ipv4-of-somebody")
+    assert not await wall.ensure()
+    assert state.events["repairs"] == len(removals)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert ruleset(kind).startswith(whole)  # and stay when the daemon stops
+
+
+@isolated(*kinds)
+async def test_rules_of_another_network_and_of_the_other_mechanism_go(kind: str) -> None:
+    old = Overlay(IPv4Network("10.5.0.0/16"), IPv4Network("10.5.3.0/24"))
+    other = "iptables-nft" if kind == "nftables" else "nftables"
+    for earlier in (kind, other):
+        wall, _ = make_firewall(earlier, overlay=old, ipv6=True)
+        await wall.open()
+    run(None, "iptables", "-t", "nat", "-A", "POSTROUTING", "-s", "10.5.0.0/16", "-m", "comment", "--comment", "mine")
+    words = ("-s", "10.5.0.0/16", "-m", "comment", "--comment", "flanneld forward", "-j", "ACCEPT")
+    run(None, "iptables", "-A", "FORWARD", *words)  # as early flannel did
+    previous = SubnetEnv(IPv4Network("10.5.0.0/16"), IPv4Network("10.5.3.0/24"), ipv6_network=IPv6Network("fd00::/56"))
+    wall, _ = make_firewall(kind, previous=previous)
+    await wall.open()
+    everything = "\n".join((ruleset("nftables"), ruleset("iptables")))
+    assert [line for line in saved(4, "nat") if "10.5." in line] == [
+        "-A POSTROUTING -s 10.5.0.0/16 -m comment --comment mine"
+    ]
+    if kind == "nftables":
+        assert "FLANNEL" not in everything
+        assert "flannel-ipv6" not in everything
+    else:
+        assert "flannel-ipv" not in everything
+        assert not any("FLANNEL" in line for table in ("nat", "filter") for line in saved(6, table))
+        assert [line for line in saved(4, "filter") if "FORWARD" in line] == [
+            '-A FORWARD -m comment --comment "flanneld forward" -j FLANNEL-FWD'
+        ]
+
+
+@isolated("iptables-nft", "iptables-legacy")
+async def test_cleanup_leaves_nothing_of_ours_and_everything_of_others(kind: str) -> None:
+    run(None, "nft", "add", "table", "ip", "somebody")
+    for tool in ("iptables", "ip6tables"):
+        run(None, tool, "-t", "nat", "-N", "FLANNEL-OTHER")
+        run(None, tool, "-t", "nat", "-A", "POSTROUTING", "-m", "comment", "--comment", "flanneld masq too")
+        run(None, tool, "-A", "FORWARD", "-j", "ACCEPT")
+    before = ruleset("iptables"), run(None, "nft", "list", "tables").stdout
+    await firewall.remove()
+    for earlier in ("nftables", kind):
+        wall, _ = make_firewall(earlier, ipv6=True)
+        await wall.open()
+        made = nftables.Nftables(wanted(overlay4, overlay6))
+        await made.apply()  # `open` takes the other mechanism's away
+    assert (ruleset("iptables"), run(None, "nft", "list", "tables").stdout) != before
+    await firewall.remove()
+    assert (ruleset("iptables"), run(None, "nft", "list", "tables").stdout) == before
+    await firewall.remove()
+
+
+@isolated("nftables")
+async def test_missing_tools_are_named(kind: str) -> None:
+    tools = Path("/run/few")
+    run(None, "mkdir", str(tools))
+    command._path = str(tools)
+    wall, _ = make_firewall(kind)
+    with pytest.raises(HostError, match="nft is not installed: install the package nftables"):
+        await wall.open()
+    wall, _ = make_firewall("iptables")
+    with pytest.raises(HostError, match="neither iptables nor nft is installed: install the package"):
+        await wall.open()
+    wall, state = make_firewall("iptables", masquerade=False)
+    await wall.open()
+    assert "neither iptables nor nft is installed" in state.notes["firewall"]
+    assert "firewall" not in state.blockers
+    # nft is installed later: it stands in for iptables, and the note goes.
+    (tools / "nft").symlink_to("/usr/sbin/nft")
+    await wall.ensure()
+    assert "table ip flannel-ipv4" in run(None, "nft", "list", "ruleset").stdout
+    assert state.notes == {}
+    # And is taken away: a failure that lasts is told, not raised.
+    wall, state = make_firewall("iptables")
+    await wall.open()
+    (tools / "nft").unlink()
+    await wall.ensure()
+    assert "nft is not installed" in state.blockers["firewall"]
+
+
+@isolated("nftables", "iptables-nft")
+async def test_no_rules_wanted_touches_nothing_unless_ours_are_outdated(kind: str) -> None:
+    wall, _ = make_firewall(kind)
+    await wall.open()
+    whole = ruleset(kind)
+    same = SubnetEnv(IPv4Network("10.244.0.0/16"), IPv4Network("10.244.7.0/24"))
+    wall, _ = make_firewall(kind, masquerade=False, forward=False, previous=same)
+    await wall.open()
+    assert ruleset(kind) == whole
+    moved = SubnetEnv(IPv4Network("10.244.0.0/16"), IPv4Network("10.244.9.0/24"))
+    wall, _ = make_firewall(kind, masquerade=False, forward=False, previous=moved)
+    await wall.open()
+    assert "10.244" not in ruleset(kind)
+
+
+@isolated("nftables")
+async def test_a_tool_that_fails_or_hangs_says_what_it_was_asked(kind: str) -> None:
+    with pytest.raises(HostError, match=r"nft -f -: exit code 1: .*syntax error"):
+        await command.call("nft", "-f", "-", given="nonsense")
+    command.limit_s = 0.2
+    with pytest.raises(HostError, match="sleep 60: no end within"):
+        await command.call("sleep", "60")
+    assert run(None, "pgrep", "-x", "sleep", check=False).stdout == ""
+
+
+if __name__ == "__main__":
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(in_body(_bodies[sys.argv[1]], sys.argv[2]))

@@ -55,6 +55,7 @@ class Lab:
         mtu: of the underlay, bytes.
         options: more flags for every daemon.
         underlay: what joins the nodes; None: the usual bridge. Closed with the lab.
+        etcd: endpoints of the etcd that has leases and configuration; "": the embedded store of the lab.
     """
 
     def __init__(
@@ -64,17 +65,18 @@ class Lab:
         mtu: int = 1500,
         options: tuple[str, ...] = (),
         underlay: Underlay | None = None,
+        etcd: str = "",
     ) -> None:
         self.conf = conf
         self.nodes: list[Node] = []
         self.mtu = mtu
-        self._options = options
+        self._options = (*options, f"--etcd-endpoints={etcd}") if etcd else options
         self.underlay = underlay or Underlay()
         self.directory = Path(tempfile.mkdtemp(prefix="dataplane-", dir="/run"))
         self.lease_dir = self.directory / "leases"
         self.net_conf_path = self.directory / "net-conf.json"
         self.net_conf_path.write_text(json.dumps(conf))
-        self.book = LeaseBook(self.lease_dir, self.net_conf_path)
+        self.book = LeaseBook(self.lease_dir, self.net_conf_path, etcd)
 
     def __enter__(self) -> Self:
         return self

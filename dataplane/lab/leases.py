@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from dataplane.lab.commands import LabError
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
+from dataplane.stores.base import Store
 from dataplane.stores.local import LocalStore
 
 Value = TypeVar("Value")
@@ -26,18 +27,20 @@ class LeaseBook:
 
     Args:
         directory, net_conf_path: as given to the daemons.
+        etcd: the endpoints given to them instead; "" for none.
     """
 
-    def __init__(self, directory: Path, net_conf_path: Path) -> None:
+    def __init__(self, directory: Path, net_conf_path: Path, etcd: str = "") -> None:
         self._directory = directory
         self._net_conf_path = net_conf_path
+        self._etcd = etcd
         self._leases: dict[str, Lease] = {}
         self._listeners: list[Listener] = []
         self._failure: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="lease-book", daemon=True)
         self._thread.start()
-        self._store = LocalStore(directory, net_conf_path)
+        self._store = self._call(self._open())
         self._watching = asyncio.run_coroutine_threadsafe(self._watch(), self._loop)
 
     def acquire(
@@ -50,11 +53,11 @@ class LeaseBook:
         """Take a lease for the node that `attrs` describes, on these subnets if they are free.
 
         Args:
-            ttl: seconds that it lives.
+            ttl: seconds that it lives; in etcd a day, whatever is asked.
         """
 
         async def take() -> Lease:
-            store = LocalStore(self._directory, self._net_conf_path, ttl=ttl)
+            store = await self._open(ttl)
             try:
                 wish = None if subnet is None and ipv6_subnet is None else Lease(subnet, ipv6_subnet, LeaseAttrs())
                 return await store.acquire(attrs, wish)
@@ -97,6 +100,16 @@ class LeaseBook:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _open(self, ttl: float = 86400.0) -> Store:
+        """Open the store; within the loop that it is used in, as gRPC wants it."""
+        if not self._etcd:
+            return LocalStore(self._directory, self._net_conf_path, ttl=ttl)
+        # Most labs have no etcd, and need not load its packages.
+        from dataplane.stores.etcd import EtcdStore
+        from dataplane.stores.etcd_access import read_access
+
+        return EtcdStore(read_access(self._etcd))
 
     def _call(self, work: Coroutine[Any, Any, Value]) -> Value:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)

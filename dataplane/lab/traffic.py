@@ -79,7 +79,8 @@ class LongPing:
     """A ping that goes on until it is stopped."""
 
     def __init__(self, namespace: str, address: str, interval: float = 0.01) -> None:
-        words = ["ping", "-n", "-i", f"{interval:g}", "-W", "1", address]
+        # Quiet: nobody reads the pipe meanwhile, and a full one would stop it.
+        words = ["ping", "-q", "-n", "-i", f"{interval:g}", "-W", "1", address]
         self._process = subprocess.Popen(
             inside_of(namespace, words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

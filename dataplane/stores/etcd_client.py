@@ -11,11 +11,15 @@ Sources: etcd api/v3rpc/rpctypes (metadata names, error texts), gRPC's core/chan
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+# Who forks here (iptables) calls exec at once; gRPC's preparations for more only fail, with a message each time.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 import grpc
 import grpc.aio

@@ -170,19 +170,28 @@ class Place:
 
 
 class Relay:
-    """A TCP relay on loopback in front of a server; the event loop's own, so tests command it without threads."""
+    """A TCP relay in front of a server; the event loop's own, so tests command it without threads.
 
-    def __init__(self, port: int) -> None:
+    Attributes:
+        flowing: cleared, it takes connections and bytes and passes nothing on.
+        refusing: it breaks every new connection at once.
+        delay_s: how long it keeps each piece before it passes it on.
+    """
+
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._to = port
+        self._host = host
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.refusing = False
+        self.delay_s = 0.0
         self._pairs: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.url = ""
 
     async def __aenter__(self) -> Relay:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._accept, self._host, 0)
+        self.url = f"http://{self._host}:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -199,7 +208,13 @@ class Relay:
         self._pairs.clear()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        try:
+            if self.refusing:
+                raise ConnectionRefusedError
+            there_reader, there_writer = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            writer.transport.abort()
+            return
         self._pairs += [writer, there_writer]
         for source, sink in ((reader, there_writer), (there_reader, writer)):
             task = asyncio.create_task(self._pump(source, sink))
@@ -210,6 +225,7 @@ class Relay:
         try:
             while data := await source.read(65536):
                 await self.flowing.wait()
+                await asyncio.sleep(self.delay_s)
                 sink.write(data)
                 await sink.drain()
         except OSError:

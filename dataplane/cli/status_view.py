@@ -81,9 +81,13 @@ def _facts(document: dict[str, Any], now: float) -> Table:
         mac = f" VTEP {lease['vtep_mac']}" if lease["vtep_mac"] else ""
         table.add_row("lease", f"{subnets} at {address}{mac}, {time_left(lease['expires'], now)}")
     for device in document["devices"]:
-        workers = f"{device['workers_alive']} of {device['workers']} workers"
-        offloads = ", ".join(device["offloads"]) or "none"
-        table.add_row("device", f"{device['name']} mtu {device['mtu']} port {device['port']}, {workers}; {offloads}")
+        text = f"{device['name']} mtu {device['mtu']}"
+        if device["port"]:
+            text += f" port {device['port']}"
+        if device["workers"]:
+            offloads = ", ".join(device["offloads"]) or "none"
+            text += f", {device['workers_alive']} of {device['workers']} workers; {offloads}"
+        table.add_row("device", text)
     return table
 
 
@@ -106,7 +110,10 @@ def _peers(peers: list[dict[str, Any]]) -> Table:
         table.add_column(name, justify="right")
     for peer in peers:
         counts = (peer["tx_packets"], peer["tx_bytes"], peer["rx_packets"], peer["rx_bytes"])
-        table.add_row(peer["subnet"], peer["public_ip"], peer["vtep_mac"] or "-", *(f"{count:,}" for count in counts))
+        address = f"{peer['public_ip']} direct" if peer.get("direct") else peer["public_ip"]
+        # The kernel counts by no peer.
+        shown = ("-" if count is None else f"{count:,}" for count in counts)
+        table.add_row(peer["subnet"], address, peer["vtep_mac"] or "-", *shown)
     return table
 
 

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any
@@ -113,13 +114,15 @@ class DaemonNode(Node):
         )
         self._started = 0.0
 
-    def start_daemon(self, *options: str) -> None:
-        """Start the daemon, with more flags for this time; `wait_ready` waits for it."""
+    def start_daemon(self, *options: str, environment: Mapping[str, str] | None = None) -> None:
+        """Start the daemon, with more flags and variables for this time; `wait_ready` waits for it."""
         if self.process is not None and self.process.poll() is None:
             raise LabError(f"the daemon of {self.label} runs already")
         self._started = time.time()
+        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
+        words = (*(("env", *variables) if variables else ()), sys.executable, "-m", "dataplane", "run")
         with self.log_path.open("ab") as log:
-            self.process = self.start(sys.executable, "-m", "dataplane", "run", *self._flags, *options, output=log)
+            self.process = self.start(*words, *self._flags, *options, output=log)
 
     def stop_daemon(self, timeout: float = 10.0) -> int:
         """Ask the daemon to end (SIGTERM) and return its exit code; raises `LabError` if it does not end in time."""

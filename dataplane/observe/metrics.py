@@ -47,7 +47,7 @@ class NodeCollector(Collector):
             for name in peer_fields
         }
         for _, peer, counters in self._state.peers():
-            for name, family in peers.items():
+            for name, family in peers.items() if counters is not None else ():
                 family.add_metric((str(peer.prefix),), getattr(counters, name))
         yield from peers.values()
 

@@ -153,16 +153,17 @@ class NodeState:
         """The core's totals by name, over all devices."""
         return _sum(device.forwarding.counters() for device in self.devices.values() if device.forwarding)
 
-    def peers(self) -> list[tuple[DeviceState, Peer, PeerCounters]]:
-        """Every peer in a forwarding table with its counters, our own subnet left out."""
+    def peers(self) -> list[tuple[DeviceState, Peer, PeerCounters | None]]:
+        """Every peer in a forwarding table with its counters, our own subnet left out; the kernel counts by no peer."""
         rows = []
         for device in self.devices.values():
             if device.forwarding is None:
                 continue
             counters = device.forwarding.peer_counters()
+            uncounted = PeerCounters() if device.workers else None
             for prefix, peer in device.forwarding.peers.items():
                 if peer.next_hop is not None:
-                    rows.append((device, peer, counters.get(prefix, PeerCounters())))
+                    rows.append((device, peer, counters.get(prefix, uncounted)))
         return rows
 
 

@@ -68,17 +68,17 @@ def _device(state: NodeState, device: DeviceState) -> dict[str, Any]:
     }
 
 
-def _peer(device: DeviceState, peer: Peer, counters: PeerCounters) -> dict[str, Any]:
+def _peer(device: DeviceState, peer: Peer, counters: PeerCounters | None) -> dict[str, Any]:
     return {
         "subnet": str(peer.prefix),
         "public_ip": str(peer.next_hop),
         "vtep_mac": peer.vtep_mac.hex(":") if any(peer.vtep_mac) else None,
         "device": device.name,
         "direct": peer.prefix in device.direct,
-        "tx_packets": counters.tx_packets,
-        "tx_bytes": counters.tx_bytes,
-        "rx_packets": counters.rx_packets,
-        "rx_bytes": counters.rx_bytes,
+        "tx_packets": None if counters is None else counters.tx_packets,
+        "tx_bytes": None if counters is None else counters.tx_bytes,
+        "rx_packets": None if counters is None else counters.rx_packets,
+        "rx_bytes": None if counters is None else counters.rx_bytes,
     }
 
 

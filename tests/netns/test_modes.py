@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -405,3 +406,42 @@ def test_a_new_mtu_is_taken_up(labs: list[Lab], name: str) -> None:
         (link,) = json.loads(node.run("ip", "-j", "link", "show", "flannel.1").stdout)
         assert link["mtu"] == 1350
     assert lab.pods[0].ping(lab.pods[1]).ok
+
+
+# IPv6 alone, and systemd
+
+
+@pytest.mark.parametrize("mode", [Mode("udp"), Mode("vxlan"), *modes.values()])
+def test_ipv6_alone(labs: list[Lab], mode: Mode) -> None:
+    backend = {"Type": mode.backend, **dict(mode.options)}
+    conf = {"EnableIPv4": False, "EnableIPv6": True, "IPv6Network": "fd00:244::/48", "Backend": backend}
+    lab = Lab(conf, options=mode.flags)
+    labs.append(lab)
+    lab.start("dataplane", "dataplane")
+    assert lab.pods[0].ping(lab.pods[1], 6, count=10).ok
+    assert (lab.daemons[0].status() or {})["problems"] == []
+
+
+def test_systemd_is_told_of_start_life_and_end(labs: list[Lab], tmp_path: Path) -> None:
+    lab = kernel.lab(ipv6=False)
+    labs.append(lab)
+    node = lab.add("dataplane")
+    assert isinstance(node, DaemonNode)
+    path = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
+        service.bind(str(path))
+        service.settimeout(10)
+        node.start_daemon(environment={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"})
+
+        def told(wanted: str) -> str:
+            while True:
+                text = service.recv(4096).decode()
+                if text.startswith(wanted):
+                    return text
+
+        assert told("READY=1").splitlines()[1] == f"STATUS=lease {str(node.pod_net().ipv4).replace('/', '-')}, 0 peers"
+        assert told("WATCHDOG=1") and told("WATCHDOG=1")
+        assert node.process is not None
+        node.process.terminate()
+        assert told("STOPPING=1")
+        assert node.process.wait(10) == 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import socket
 import stat
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from dataplane.errors import HostError
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, Peer, PeerCounters
 from dataplane.observe.health import Server
 from dataplane.observe.metrics import render
-from dataplane.observe.notify import notify
+from dataplane.observe.notify import notify, watchdog_period
 from dataplane.observe.state import Datapath, DeviceState, InterfaceState, NodeState
 from dataplane.observe.status import document
 
@@ -307,3 +308,18 @@ def test_systemd_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
     with pytest.raises(HostError):
         notify("READY=1")
+
+
+@pytest.mark.parametrize(
+    ("environment", "period"),
+    [
+        ({}, None),
+        ({"WATCHDOG_USEC": "3000000"}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())}, 1.5),
+        ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}, None),
+        ({"WATCHDOG_USEC": "0"}, None),
+        ({"WATCHDOG_USEC": "soon"}, None),
+    ],
+)
+def test_the_watchdog_is_fed_twice_in_its_time(environment: dict[str, str], period: float | None) -> None:
+    assert watchdog_period(environment) == period

@@ -132,12 +132,17 @@ class Daemon:
         backend = from_conf(conf)
         external = await self._interface(host, conf)
         own: Lease | None = None
+        before: _Life | None = None
         while True:
             life = _Life(self._options, self._state, self._clock, store, host, conf, backend, external)
             try:
                 await life.run(own, self._written)
+            except* LeaseLost:
+                # Lost as the node moved: what the life before left must not forward for it either.
+                await (life if life.control is not None or before is None else before).withdraw()
+                raise
             except* Moved:
-                external, own = life.external, life.own
+                external, own, before = life.external, life.own, life
                 log.warning("the external interface is now %s, mtu %d", external.name, external.mtu)
                 self._show(external)
 
@@ -180,6 +185,7 @@ class _Life:
     Attributes:
         external: the interface; after `Moved` what it has become.
         own: our lease, once there is one.
+        control: what keeps devices and routes, once there is a lease.
     """
 
     def __init__(
@@ -202,6 +208,12 @@ class _Life:
         self._backend = backend
         self.external = external
         self.own: Lease | None = None
+        self.control: Control | None = None
+
+    async def withdraw(self) -> None:
+        """Take away devices and routes: the lease is lost."""
+        if self.control is not None:
+            await self.control.withdraw()
 
     async def run(self, earlier: Lease | None, written: asyncio.Event) -> None:
         """Live until something ends it: cancellation, an error, or `Moved` (in a group).
@@ -214,30 +226,25 @@ class _Life:
         own = await self._lease(earlier)
         control, renewer = self._control(own)
         rules = self._firewall(own)
-        self._write_footprint(own)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(control.close)
-            try:
-                async with asyncio.TaskGroup() as group:
-                    await control.open()
-                    spawn(group, "watch", control.watch(self._store))
-                    spawn(group, "ping", control.ping(self._store))
-                    await control.synced.wait()
-                    await control.ensure()
-                    await rules.open()
-                    self._ready(own)
-                    written.set()
-                    spawn(group, "program", control.program())
-                    spawn(group, "listen", control.listen(self._host))
-                    spawn(group, "resync", control.resync())
-                    spawn(group, "renew", renewer.run())
-                    spawn(group, "interface", self._follow_interface())
-                    spawn(group, "firewall", rules.run())
-                    if self._options.blackhole:
-                        spawn(group, "blackhole", self._keep_blackholes(own))
-            except* LeaseLost:
-                await control.withdraw()
-                raise
+            async with asyncio.TaskGroup() as group:
+                await control.open()
+                spawn(group, "watch", control.watch(self._store))
+                spawn(group, "ping", control.ping(self._store))
+                await control.synced.wait()
+                await control.ensure()
+                await rules.open()
+                self._ready(own)
+                written.set()
+                spawn(group, "program", control.program())
+                spawn(group, "listen", control.listen(self._host))
+                spawn(group, "resync", control.resync())
+                spawn(group, "renew", renewer.run())
+                spawn(group, "interface", self._follow_interface())
+                spawn(group, "firewall", rules.run())
+                if self._options.blackhole:
+                    spawn(group, "blackhole", self._keep_blackholes(own))
 
     def _control(self, own: Lease) -> tuple[Control, Renewer]:
         external = self.external
@@ -263,6 +270,7 @@ class _Life:
             clock=self._clock,
             doubt=renewer.doubt,
         )
+        self.control = control
         return control, renewer
 
     def _firewall(self, own: Lease) -> Firewall:
@@ -279,19 +287,18 @@ class _Life:
             clock=self._clock,
         )
 
-    def _write_footprint(self, own: Lease) -> None:
+    def _write_footprint(self, subnets: tuple[IPNetwork, ...] = ()) -> None:
         options, conf = self._options, self._conf
-        in_kernel = self._state.datapath is not None and self._state.datapath.kind == "kernel"
         left = footprint.Footprint(
-            devices=self._backend.device_names if in_kernel else (),
+            devices=self._backend.device_names if options.datapath != "userspace" else (),
             interface=self.external.name,
             networks=tuple(net for net in (conf.network, conf.ipv6_network) if net is not None),
-            subnets=_subnets(own),
+            subnets=subnets,
             blackhole=options.blackhole,
             firewall=options.masquerade or options.forward,
             subnet_file=str(options.subnet_file),
         )
-        footprint.write(options.run_dir, left)
+        footprint.add(options.run_dir, left)
 
     async def _keep_blackholes(self, own: Lease) -> None:
         await keep_blackholes(self._host, _subnets(own), self._options.resync_s, self._state, self._clock)
@@ -325,6 +332,7 @@ class _Life:
             macs = await vtep_macs(self._store, backend, external.public_ip or external.public_ipv6)
         else:
             macs = backend.macs_of(earlier)
+        self._write_footprint()
         datapath, macs = await choose_datapath(self._options.datapath, backend, self._host, external, macs)
         self._state.datapath = datapath
         self._state.backend = backend.kind
@@ -333,6 +341,7 @@ class _Life:
         attrs = backend.lease_attrs(external.public_ip, external.public_ipv6, macs)
         own = await (self._acquire(attrs) if earlier is None else self._move(earlier, attrs))
         log.info("lease %s", own.key)
+        self._write_footprint(_subnets(own))
         self.own = self._state.lease = own
         self._state.store_contact = self._clock.now()
         return own

@@ -44,15 +44,19 @@ class Footprint:
     subnet_file: str
 
 
-def write(run_dir: Path, footprint: Footprint) -> None:
-    """Write it down; raises `HostError`."""
+def add(run_dir: Path, footprint: Footprint) -> None:
+    """Write it down beside what earlier lives wrote, which `remove` has not removed yet; raises `HostError`."""
+    try:
+        earlier = read(run_dir) or footprint
+    except BadInput:
+        earlier = footprint
     document = {
-        "devices": footprint.devices,
+        "devices": sorted({*earlier.devices, *footprint.devices}),
         "interface": footprint.interface,
-        "networks": [str(network) for network in footprint.networks],
-        "subnets": [str(subnet) for subnet in footprint.subnets],
-        "blackhole": footprint.blackhole,
-        "firewall": footprint.firewall,
+        "networks": sorted({str(network) for network in (*earlier.networks, *footprint.networks)}),
+        "subnets": sorted({str(subnet) for subnet in (*earlier.subnets, *footprint.subnets)}),
+        "blackhole": earlier.blackhole or footprint.blackhole,
+        "firewall": earlier.firewall or footprint.firewall,
         "subnet_file": footprint.subnet_file,
     }
     path = run_dir / file_name

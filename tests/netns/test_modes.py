@@ -260,6 +260,20 @@ def test_peers_come_and_go_with_all_that_they_need(labs: list[Lab], name: str) -
     assert seen.received >= seen.sent - 1, seen.text
 
 
+def test_a_vtep_mac_that_another_lease_claims_stays_with_its_peer(labs: list[Lab]) -> None:
+    """The kernel finds the peer by the MAC alone, so whoever claims it would get the traffic."""
+    lab = two(labs, kernel)
+    near, far = lab.daemons
+    mac = peers(near)[subnet(far)]["vtep_mac"]
+    thief = lab.book.acquire(LeaseAttrs(IPv4Address("192.0.2.66"), None, "vxlan", {"VNI": 1, "VtepMAC": mac}))
+    wait_for(lambda: str(thief.subnet) in routes(near), 2, "the thief's route")
+    entries = near.run("bridge", "fdb", "show", "dev", "flannel.1").stdout
+    assert f"{mac} dst 192.0.2.2 self permanent" in entries
+    assert "192.0.2.66" not in entries
+    assert lab.pods[0].ping(lab.pods[1]).ok
+    assert f"VTEP MAC {mac} of {subnet(far)} is claimed by {thief.subnet} too" in near.log()
+
+
 @every_mode
 def test_a_removed_route_is_back_within_a_second(labs: list[Lab], name: str) -> None:
     lab = two(labs, modes[name])

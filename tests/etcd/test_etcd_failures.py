@@ -83,6 +83,28 @@ def test_the_second_endpoint_answers_when_the_first_does_not(place: Place) -> No
     run(work())
 
 
+def test_a_watch_goes_on_at_the_second_endpoint_when_the_first_goes(place: Place) -> None:
+    place.put("10.5.1.0-24", value)
+
+    async def work() -> None:
+        async with Relay(place.server.port) as first, Relay(place.server.port) as second:
+            store = place.store(endpoints=f"{first.url},{second.url}")
+            try:
+                async with aclosing(store.watch()) as events:
+                    await anext(events)
+                    waiting = asyncio.ensure_future(anext(events))
+                    first.refusing = True
+                    first.cut()
+                    with pytest.raises(StoreError):
+                        await waiting
+                await asyncio.to_thread(place.put, "10.5.2.0-24", value)
+                assert await first_keys(store) == {"10.5.1.0-24", "10.5.2.0-24"}
+            finally:
+                await store.close()
+
+    run(work())
+
+
 def test_a_cut_connection_ends_the_watch_and_the_next_tells_what_was_missed(place: Place) -> None:
     place.put("10.5.1.0-24", value)
 

@@ -12,6 +12,7 @@ from etcd_cluster import EtcdCluster, lease
 
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
+from dataplane.lab.topology import Place
 from dataplane.lab.traffic import LongPing
 
 others = 1000
@@ -42,6 +43,60 @@ def test_pods_reach_each_other_and_etcd_has_flannels_bytes(tmp_path: Path, mode:
             key, value = shown.splitlines()
             assert key == f"/coreos.com/network/subnets/{_key(status)}"
             assert re.fullmatch(_value(node, backend, ipv6, status), value), value
+
+
+@pytest.mark.parametrize("flags", [(), ("--datapath=kernel",)])
+def test_direct_routing_across_a_router_takes_the_tunnel(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    with EtcdCluster(tmp_path, "vxlan", options={"DirectRouting": True}, flags=flags) as cluster:
+        lab = cluster.lab
+        near, far = lab.add("dataplane"), lab.add("dataplane")
+        router = Place(f"{lab.underlay.prefix}-router", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0")
+        try:
+            lab.underlay.attach(router, 99)
+            near.run("ip", "route", "add", "192.0.2.2/32", "via", "192.0.2.99")
+            far.run("ip", "route", "add", "192.0.2.1/32", "via", "192.0.2.99")
+            for node in lab.daemons:
+                node.start_daemon()
+            for node in lab.daemons:
+                node.wait_ready()
+                node.add_pod()
+            lab.wait_converged()
+            assert lab.pods[0].ping(lab.pods[1], count=10).ok
+            assert lab.pods[0].iperf3(lab.pods[1], seconds=1).gbps > 0.01
+            assert {peer["direct"] for node in lab.daemons for peer in (node.status() or {})["peers"]} == {False}
+        finally:
+            router.close()
+
+
+def test_a_mixed_cluster_under_churn_loses_nothing(tmp_path: Path) -> None:
+    """Ours in userspace, ours in the kernel, and the kernel's vxlan without us; leases change as fast as etcd takes them."""
+    with EtcdCluster(tmp_path, "vxlan", subnet_len=26) as cluster:
+        lab = cluster.lab
+        lab.add("dataplane"), lab.add("dataplane", "--datapath=kernel"), lab.add("kernel")
+        for node in lab.daemons:
+            node.start_daemon()
+        for node in lab.daemons:
+            node.wait_ready()
+        for node in lab.nodes:
+            node.add_pod()
+        lab.wait_converged()
+        talks = [
+            LongPing(one.name, other.address) for one in lab.pods for other in lab.pods if one.address < other.address
+        ]
+        _, free = numbers(cluster)
+        for round_ in range(40):
+            put = free[round_ * 10 : round_ * 10 + 100]
+            cluster.write(
+                dict(lease(number, round_) for number in put), tuple(lease(n)[0] for n in free[: round_ * 10])
+            )
+        print(f"equal to the store after {settle(cluster):.2f} s")
+        for talk in talks:
+            seen = talk.stop()
+            assert seen.sent > 50
+            assert seen.received >= seen.sent - 1, seen.text
+        for one in lab.pods:
+            for other in lab.pods:
+                assert one is other or one.ping(other).ok
 
 
 def _key(status: dict[str, dict[str, str]]) -> str:

@@ -16,6 +16,7 @@ from dataplane.lab.topology import Place
 from dataplane.lab.traffic import LongPing
 
 others = 1000
+frozen_s = 10.0
 modes: dict[str, tuple[str, dict[str, object], tuple[str, ...], bool]] = {
     "udp": ("udp", {}, (), False),
     "vxlan": ("vxlan", {}, (), True),
@@ -266,10 +267,12 @@ def test_a_lease_that_runs_out_is_gone_within_seconds(big: EtcdCluster) -> None:
     wait_for(lambda: not known(), 8, "the peer to go")
 
 
-def test_frozen_for_a_minute(big: EtcdCluster) -> None:
+def test_frozen(big: EtcdCluster) -> None:
+    """A minute, by hand, gives the same: what notices it and what comes after do not depend on how long it lasts."""
+
     def recover() -> None:
         frozen = time.monotonic()
-        wait_for(lambda: time.monotonic() - frozen > 55, 60, "a minute")
+        wait_for(lambda: time.monotonic() - frozen > frozen_s, 2 * frozen_s, "time to pass")
         big.server.thaw()
         shuffle(big, 5)
 

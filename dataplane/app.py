@@ -13,9 +13,11 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from dataplane import subnet_env
 from dataplane.backends import Backend, DevicePlan, Plan, from_conf
@@ -33,6 +35,7 @@ from dataplane.control.peer_routes import Direct
 from dataplane.control.renew import Renewer, WallClock
 from dataplane.control.route_keeper import RouteKeeper
 from dataplane.control.rundir import run_directory
+from dataplane.control.say import Say
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
 from dataplane.errors import BadInput, HostError, LeaseLost, StoreError
@@ -45,8 +48,10 @@ from dataplane.observe.state import InterfaceState, NodeState
 from dataplane.stores.base import Store
 
 log = logging.getLogger(__name__)
+Answer = TypeVar("Answer")
 
 config_retry_s = 1.0
+announce_retry_s = 10.0
 serve_delay_s = 1.0
 
 
@@ -127,7 +132,14 @@ class Daemon:
         stack.push_async_callback(store.close)
         host = Host()
         stack.push_async_callback(host.close)
-        conf = await self._config(store)
+        conf = await self._answer("config", "the network configuration", store.read_config)
+        self._state.network = tuple(str(net) for net in (conf.network, conf.ipv6_network) if net is not None)
+        address, address6 = await self._answer("addresses", "what the store says of this node", store.addresses)
+        self._options = replace(
+            self._options,
+            public_ip=address or self._options.public_ip,
+            public_ipv6=address6 or self._options.public_ipv6,
+        )
         spawn(group, "config", follow_config(store, conf, self._state, self._clock))
         backend = from_conf(conf)
         external = await self._interface(host, conf)
@@ -146,22 +158,21 @@ class Daemon:
                 log.warning("the external interface is now %s, mtu %d", external.name, external.mtu)
                 self._show(external)
 
-    async def _config(self, store: Store) -> NetConf:
-        """Read the configuration, waiting for it for ever, as flannel does; a wrong one is raised as `BadConfig`."""
+    async def _answer(self, blocker: str, what: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the store until it answers, for ever, as flannel does; a wrong answer is raised as `BadInput`."""
         said = ""
         while True:
             try:
-                conf = await store.read_config()
+                answer = await ask()
             except StoreError as error:
                 if str(error) != said:
                     said = str(error)
-                    log.warning("waiting for the network configuration: %s", said)
-                self._state.blockers["config"] = f"waiting for the network configuration: {error}"
+                    log.warning("waiting for %s: %s", what, said)
+                self._state.blockers[blocker] = f"waiting for {what}: {error}"
                 await asyncio.sleep(config_retry_s)
             else:
-                self._state.blockers.pop("config", None)
-                self._state.network = tuple(str(net) for net in (conf.network, conf.ipv6_network) if net is not None)
-                return conf
+                self._state.blockers.pop(blocker, None)
+                return answer
 
     async def _interface(self, host: Host, conf: NetConf) -> ExternalInterface:
         external = await choose(host, _interface_choice(self._options), conf.enable_ipv4, conf.enable_ipv6)
@@ -243,6 +254,7 @@ class _Life:
                 spawn(group, "renew", renewer.run())
                 spawn(group, "interface", self._follow_interface())
                 spawn(group, "firewall", rules.run())
+                group.create_task(self._announce(), name="announce")  # the only one that comes to an end
                 if self._options.blackhole:
                     spawn(group, "blackhole", self._keep_blackholes(own))
 
@@ -367,6 +379,18 @@ class _Life:
             finally:
                 self._state.blockers.pop("moved", None)
 
+    async def _announce(self) -> None:
+        """Have the store told that our network is there, for as long as it takes."""
+        say = Say(log)
+        while True:
+            try:
+                await self._store.announce()
+            except StoreError as error:
+                say.warn("announce", f"cannot say that the network is there: {error}", self._clock.now())
+                await asyncio.sleep(announce_retry_s)
+            else:
+                return
+
     async def _follow_interface(self) -> None:
         choice = _interface_choice(self._options)
         again = partial(choose, self._host, choice, self._conf.enable_ipv4, self._conf.enable_ipv6)
@@ -422,18 +446,31 @@ def _notify(*lines: str) -> None:
 
 
 def _store(options: Options) -> Store:
-    # Only the store in use is imported: start must be quick, and etcd's needs packages that need not be there.
-    if options.etcd is None:
-        from dataplane.stores.local import LocalStore
+    # Only the store in use is imported: start must be quick, and those of extras need packages that need not be there.
+    if options.kube is not None:
+        with _extra("kube", "--kube-subnet-mgr", "lightkube", "httpx2", "httpcore2", "yaml"):
+            from dataplane.stores.kube import KubeStore
 
-        return LocalStore(options.lease_dir, options.net_config_path)
+        return KubeStore(options.kube, options.net_config_path)
+    if options.etcd is not None:
+        with _extra("etcd", "--etcd-endpoints", "grpc", "google"):
+            from dataplane.stores.etcd import EtcdStore
+
+        return EtcdStore(options.etcd)
+    from dataplane.stores.local import LocalStore
+
+    return LocalStore(options.lease_dir, options.net_config_path)
+
+
+@contextmanager
+def _extra(name: str, flag: str, *packages: str) -> Iterator[None]:
+    """Say of a missing package which extra brings it."""
     try:
-        from dataplane.stores.etcd import EtcdStore
+        yield
     except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("grpc", "google"):
+        if (error.name or "").partition(".")[0] not in packages:
             raise
         raise BadInput(
-            f"--etcd-endpoints needs the extra [etcd], whose package {error.name} is not installed: "
-            "pip install 'flannel-dataplane[etcd]'"
+            f"{flag} needs the extra [{name}], whose package {error.name} is not installed: "
+            f"pip install 'flannel-dataplane[{name}]'"
         ) from None
-    return EtcdStore(options.etcd)

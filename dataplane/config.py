@@ -21,9 +21,16 @@ from dataplane import gotext
 from dataplane.errors import BadConfig, BadInput, StoreError
 from dataplane.model import IPAddress, IPNetwork, NetConf, type_udp
 
+_no_family = "none defined stack: EnableIPv4 and EnableIPv6 are both false, at least one must be true"
+
 
 def load(path: Path) -> NetConf:
-    """Read, parse and validate the file.
+    """Read, parse and validate the file; raises as `load_as` does."""
+    return load_as(path, validate)
+
+
+def load_as(path: Path, check: Callable[[NetConf], NetConf]) -> NetConf:
+    """Read and parse the file, and return what `check` makes of it.
 
     Raises:
         StoreError: there is no such file (yet).
@@ -36,7 +43,7 @@ def load(path: Path) -> NetConf:
     except OSError as error:
         raise BadConfig(f"{path}: cannot be read: {error.strerror}") from error
     try:
-        return validate(parse(text))
+        return check(parse(text))
     except BadConfig as error:
         raise BadConfig(f"{path}: {error}") from error
 
@@ -78,12 +85,40 @@ def validate(conf: NetConf) -> NetConf:
         BadConfig: in flannel's words, with the value and what would be allowed.
     """
     if not (conf.enable_ipv4 or conf.enable_ipv6):
-        raise BadConfig("none defined stack: EnableIPv4 and EnableIPv6 are both false, at least one must be true")
+        raise BadConfig(_no_family)
     if conf.enable_ipv4:
         conf = _complete_ipv4(conf)
     if conf.enable_ipv6:
         conf = _complete_ipv6(conf)
     return conf
+
+
+def networks_only(conf: NetConf) -> NetConf:
+    """Return the configuration as it is if it names a network for each enabled family.
+
+    Where subnets come from somewhere else (Kubernetes), nothing of SubnetLen, SubnetMin and SubnetMax counts, and
+    flannel looks at none of them.
+
+    Raises:
+        BadConfig: a network is missing, or no family is enabled.
+    """
+    if not (conf.enable_ipv4 or conf.enable_ipv6):
+        raise BadConfig(_no_family)
+    for field, enabled, network in (
+        ("Network", conf.enable_ipv4, conf.network),
+        ("IPv6Network", conf.enable_ipv6, conf.ipv6_network),
+    ):
+        if enabled and network is None:
+            raise BadConfig(f"{field}: please define a correct {field} parameter in the flannel config (found none)")
+    return replace(
+        conf,
+        subnet_len=0,
+        subnet_min=None,
+        subnet_max=None,
+        ipv6_subnet_len=0,
+        ipv6_subnet_min=None,
+        ipv6_subnet_max=None,
+    )
 
 
 def _complete_ipv4(conf: NetConf) -> NetConf:

@@ -20,24 +20,33 @@ Address = TypeVar("Address", IPv4Address, IPv6Address)
 def read_object(text: str | bytes) -> dict[str, Any]:
     """Decode a JSON object; the outermost member names come back in lower case.
 
-    Source: Go encoding/json (case-insensitive names, the last of several counts, invalid UTF-8 is replaced).
-
     Raises:
         BadInput: not JSON (with line and column), or JSON but not an object.
+    """
+    value = read_value(text)
+    if not isinstance(value, dict):
+        raise BadInput(f"not a JSON object but {show(value)}")
+    return fold_names(value)
+
+
+def read_value(text: str | bytes) -> Any:
+    """Decode any JSON text.
+
+    Source: Go encoding/json (the last of several members of one name counts, invalid UTF-8 is replaced).
+
+    Raises:
+        BadInput: not JSON, with line and column.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
     try:
-        value = json.loads(text, object_pairs_hook=_last_wins, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_last_wins, parse_constant=_refuse_constant)
     except json.JSONDecodeError as error:
         raise BadInput(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from None
     except RecursionError:
         raise BadInput("not usable JSON: nested too deeply") from None
     except ValueError as error:
         raise BadInput(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise BadInput(f"not a JSON object but {show(value)}")
-    return fold_names(value)
 
 
 def fold_names(members: dict[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from typing import Any, TypeVar
 
 from dataplane.control.options import Options
 from dataplane.errors import BadInput
-from dataplane.stores.etcd_access import EtcdAccess, default_endpoints, default_prefix, read_access
+from dataplane.stores import etcd_access, kube_access
+from dataplane.stores.etcd_access import EtcdAccess
+from dataplane.stores.kube_access import KubeAccess
 
 Address = TypeVar("Address", IPv4Address, IPv6Address)
 
@@ -112,7 +114,6 @@ class Flag:
         return "FLANNELD_" + self.name.upper().replace("-", "_")
 
 
-no_kube = "it has no effect without the Kubernetes store, which this release does not have"
 no_klog = "messages cannot be chosen by source file here; -v=1 shows them all"
 
 flags = (
@@ -146,13 +147,18 @@ flags = (
     Flag("ip-blackhole-route", _boolean, False, "blackhole route for our own subnet"),
     Flag("vmodule", str, "", "log level by source file", absent=no_klog),
     Flag("log_backtrace_at", str, ":0", "stack trace at a source line", absent=no_klog),
-    Flag("kube-subnet-mgr", _boolean, False, "take leases from Kubernetes (not built yet)"),
-    Flag("kube-api-url", str, "", "Kubernetes API server", absent=no_kube),
-    Flag("kubeconfig-file", str, "", "Kubernetes credentials", absent=no_kube),
-    Flag("kube-annotation-prefix", str, "flannel.alpha.coreos.com", "prefix of node annotations", absent=no_kube),
-    Flag("set-node-network-unavailable", _boolean, True, "set the node's NetworkUnavailable", absent=no_kube),
-    Flag("etcd-endpoints", _text, default_endpoints, "take leases from etcd, from these servers, commas between"),
-    Flag("etcd-prefix", str, default_prefix, "prefix of the keys in etcd"),
+    Flag("kube-subnet-mgr", _boolean, False, "take leases from Kubernetes: each Node is one, by its annotations"),
+    Flag("kube-api-url", str, "", "Kubernetes API server; goes before the kubeconfig's"),
+    Flag("kubeconfig-file", str, "", "Kubernetes credentials; without them and the URL, those of our pod"),
+    Flag("kube-annotation-prefix", str, kube_access.default_prefix, "prefix of the Nodes' annotations"),
+    Flag("set-node-network-unavailable", _boolean, True, "set our Node's condition NetworkUnavailable to False"),
+    Flag(
+        "etcd-endpoints",
+        _text,
+        etcd_access.default_endpoints,
+        "take leases from etcd, from these servers, commas between",
+    ),
+    Flag("etcd-prefix", str, etcd_access.default_prefix, "prefix of the keys in etcd"),
     Flag("etcd-keyfile", str, "", "TLS: our key"),
     Flag("etcd-certfile", str, "", "TLS: our certificate"),
     Flag("etcd-cafile", str, "", "TLS: certificate authority of the servers"),
@@ -237,12 +243,12 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
             warnings.append(f"{flag.variable}: {error}; not used")
         else:
             given[flag.name] = [value] if flag.many else value
-    _refuse(parser, given)
     for name, value in given.items():
         flag = _by_name[name]
         if flag.absent and value != flag.default:
             warnings.append(f"--{name} is accepted without effect: {flag.absent}")
     values = {flag.name: given.get(flag.name, flag.default) for flag in flags}
+    kube = _kube(parser, given, values, environment, warnings)
     etcd = _etcd(parser, given, values, warnings)
     return Options(
         iface=tuple(values["iface"]),
@@ -256,6 +262,7 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
         healthz_ip=values["healthz-ip"],
         healthz_port=values["healthz-port"],
         lease_dir=values["lease-dir"],
+        kube=kube,
         etcd=etcd,
         run_dir=values["run-dir"],
         masquerade=values["ip-masq"],
@@ -272,26 +279,45 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
     )
 
 
-def _refuse(parser: argparse.ArgumentParser, given: Mapping[str, Any]) -> None:
-    embedded = "this release has the embedded store (--lease-dir) and etcd (--etcd-endpoints)"
-    for name, value in given.items():
-        if name == "kube-subnet-mgr" and value:
-            parser.error(f"--kube-subnet-mgr asks for the Kubernetes store; {embedded}")
+def _kube(
+    parser: argparse.ArgumentParser,
+    given: Mapping[str, Any],
+    values: Mapping[str, Any],
+    environment: Mapping[str, str],
+    warnings: list[str],
+) -> KubeAccess | None:
+    """Return what --kube-subnet-mgr and its like ask for; None, and a warning for each of the others, without it."""
+    if not values["kube-subnet-mgr"]:
+        warnings.extend(
+            f"--{name} is accepted without effect: Kubernetes is used only with --kube-subnet-mgr"
+            for name in ("kube-api-url", "kubeconfig-file", "kube-annotation-prefix", "set-node-network-unavailable")
+            if name in given
+        )
+        return None
+    try:
+        return kube_access.read_access(
+            environment,
+            api_url=values["kube-api-url"],
+            kubeconfig=values["kubeconfig-file"],
+            prefix=values["kube-annotation-prefix"],
+            set_network_unavailable=values["set-node-network-unavailable"],
+        )
+    except BadInput as error:
+        parser.error(str(error))
 
 
 def _etcd(
     parser: argparse.ArgumentParser, given: Mapping[str, Any], values: Mapping[str, Any], warnings: list[str]
 ) -> EtcdAccess | None:
-    """Return what --etcd-* ask for; None, and a warning for each of the others, without --etcd-endpoints."""
-    if "etcd-endpoints" not in given:
-        warnings.extend(
-            f"--{name} is accepted without effect: etcd is used only with --etcd-endpoints"
-            for name in given
-            if name.startswith("etcd-")
-        )
+    """Return what --etcd-* ask for; None, and a warning for each of the others, where etcd is not to be used."""
+    reason = "etcd is used only with --etcd-endpoints"
+    if values["kube-subnet-mgr"]:
+        reason = "leases are in Kubernetes (--kube-subnet-mgr)"
+    if values["kube-subnet-mgr"] or "etcd-endpoints" not in given:
+        warnings.extend(f"--{name} is accepted without effect: {reason}" for name in given if name.startswith("etcd-"))
         return None
     try:
-        return read_access(
+        return etcd_access.read_access(
             values["etcd-endpoints"],
             values["etcd-prefix"],
             keyfile=values["etcd-keyfile"],

@@ -52,6 +52,7 @@ def set_up_log(as_json: bool, verbosity: int) -> None:
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("dataplane").setLevel(logging.DEBUG if verbosity > 0 else logging.INFO)
+    logging.getLogger("httpx2").setLevel(logging.INFO if verbosity > 0 else logging.WARNING)  # a line for each request
 
 
 class TextFormatter(logging.Formatter):

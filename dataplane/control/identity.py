@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-from contextlib import aclosing
 
 from dataplane.backends.base import Backend
 from dataplane.errors import BadLease
-from dataplane.model import IPAddress, Lease, Snapshot
+from dataplane.model import IPAddress
 from dataplane.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -31,7 +30,7 @@ async def vtep_macs(store: Store, backend: Backend, identity: IPAddress | None) 
     # Only vxlan has VTEP MACs; a udp node need not load it.
     from dataplane.backends.vxlan import published_mac, random_mac
 
-    earlier = await _earlier_lease(store, identity)
+    earlier = await store.earlier(identity)
     macs: dict[int, bytes] = {}
     for family in backend.mac_families:
         macs[family] = random_mac(os.urandom(6))
@@ -44,10 +43,3 @@ async def vtep_macs(store: Store, backend: Backend, identity: IPAddress | None) 
         except BadLease as error:
             log.info("taking a new VTEP MAC: %s", error)
     return macs
-
-
-async def _earlier_lease(store: Store, identity: IPAddress | None) -> Lease | None:
-    async with aclosing(store.watch()) as events:
-        first = await anext(events)
-    leases = first.leases if isinstance(first, Snapshot) else ()
-    return next((lease for lease in leases if identity in (lease.attrs.public_ip, lease.attrs.public_ipv6)), None)

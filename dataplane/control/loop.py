@@ -127,7 +127,7 @@ class Control:
 
     def _check_own(self) -> None:
         shown = self.view.leases.get(self._own.key)
-        if shown is None or shown.attrs.public_ip != self._own.attrs.public_ip:
+        if shown is None or shown.attrs != self._own.attrs:
             self._state.blockers["lease"] = f"the store does not show lease {self._own.key} as ours"
             self._doubt()
         else:

@@ -7,6 +7,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 from dataplane.stores.etcd_access import EtcdAccess
+from dataplane.stores.kube_access import KubeAccess
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +18,9 @@ class Options:
         iface, iface_regex, iface_can_reach, public_ip, public_ipv6: how to find the external interface.
         renew_margin: seconds before its expiry at which the lease is renewed.
         healthz_port: TCP port of /healthz, /readyz and /metrics; 0: none.
-        lease_dir: directory of the embedded store, used without `etcd`.
-        etcd: where leases are, None: in the embedded store.
+        lease_dir: directory of the embedded store, used without `kube` and `etcd`.
+        kube: the cluster whose Nodes are the leases, None: leases are elsewhere.
+        etcd: where leases are, None: in the embedded store, or in Kubernetes.
         run_dir: directory of the status socket and the pid file; one daemon each.
         masquerade, forward, random_fully: which firewall rules are made (host/rules.py).
         resync_s: seconds between two looks at firewall rules and blackhole routes.
@@ -41,6 +43,7 @@ class Options:
     healthz_ip: str
     healthz_port: int
     lease_dir: Path
+    kube: KubeAccess | None
     etcd: EtcdAccess | None
     run_dir: Path
     masquerade: bool

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from dataplane.lab.commands import LabError, wait_for
 from dataplane.lab.kernel_node import KernelNode
+from dataplane.lab.kube.process import Server
 from dataplane.lab.leases import LeaseBook
 from dataplane.lab.node import DaemonNode, Node
 from dataplane.lab.topology import Pod, Underlay
@@ -56,6 +58,7 @@ class Lab:
         options: more flags for every daemon.
         underlay: what joins the nodes; None: the usual bridge. Closed with the lab.
         etcd: endpoints of the etcd that has leases and configuration; "": the embedded store of the lab.
+        kube: the API server whose Nodes are the leases, instead; node N is registered there with 10.244.N.0/24.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class Lab:
         options: tuple[str, ...] = (),
         underlay: Underlay | None = None,
         etcd: str = "",
+        kube: Server | None = None,
     ) -> None:
         self.conf = conf
         self.nodes: list[Node] = []
@@ -76,7 +80,11 @@ class Lab:
         self.lease_dir = self.directory / "leases"
         self.net_conf_path = self.directory / "net-conf.json"
         self.net_conf_path.write_text(json.dumps(conf))
-        self.book = LeaseBook(self.lease_dir, self.net_conf_path, etcd)
+        self._kube = kube
+        if kube is not None:
+            kubeconfig = kube.kubeconfig(self.directory / "kubeconfig")
+            self._options = (*options, "--kube-subnet-mgr", f"--kubeconfig-file={kubeconfig}")
+        self.book = LeaseBook(self.lease_dir, self.net_conf_path, etcd, kube)
 
     def __enter__(self) -> Self:
         return self
@@ -99,6 +107,8 @@ class Lab:
     def add(self, kind: Kind, *options: str) -> Node:
         """Add a node; a daemon of ours is not started yet. `options`: more flags for this one daemon."""
         number = len(self.nodes) + 1
+        if self._kube is not None:
+            self._register(self._kube, number)
         node: Node
         if kind == "kernel":
             ipv6 = bool(self.conf.get("EnableIPv6"))
@@ -112,9 +122,17 @@ class Lab:
                 self.net_conf_path,
                 mtu=self.mtu,
                 options=(*self._options, *options),
+                environment={"NODE_NAME": f"node{number}"},
             )
         self.nodes.append(node)
         return node
+
+    def _register(self, kube: Server, number: int) -> None:
+        """As the kubelet and the controller manager do."""
+        cidrs = [str(IPv4Network(network)[number << 8]) + "/24"]
+        if self.conf.get("EnableIPv6"):
+            cidrs.append(str(IPv6Network(ipv6_network)[number << 64]) + "/64")
+        kube.add_node(f"node{number}", *cidrs)
 
     def start(self, *kinds: Kind, pods: int = 1) -> None:
         """Add nodes, start their daemons, add `pods` pods to each, and wait until everybody knows everybody."""

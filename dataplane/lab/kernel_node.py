@@ -63,7 +63,7 @@ class KernelNode(Node):
             )
             (link,) = json.loads(self.run("ip", "-j", "link", "show", device).stdout)
             self._macs[device] = link["address"]
-        self.lease = book.acquire(self._attrs())
+        self.lease = book.acquire(self._attrs(), node=self.label)
         for device, subnet in (("flannel.1", self.lease.subnet), ("flannel-v6.1", self.lease.ipv6_subnet)):
             if device in self._devices and subnet is not None:
                 self.batch(f"address add {subnet[0]}/{subnet.max_prefixlen} dev {device} nodad")

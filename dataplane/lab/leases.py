@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dataplane.lab.commands import LabError
+from dataplane.lab.kube.process import Server
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
 from dataplane.stores.base import Store
 from dataplane.stores.local import LocalStore
@@ -28,12 +29,14 @@ class LeaseBook:
     Args:
         directory, net_conf_path: as given to the daemons.
         etcd: the endpoints given to them instead; "" for none.
+        kube: the API server given to them instead.
     """
 
-    def __init__(self, directory: Path, net_conf_path: Path, etcd: str = "") -> None:
+    def __init__(self, directory: Path, net_conf_path: Path, etcd: str = "", kube: Server | None = None) -> None:
         self._directory = directory
         self._net_conf_path = net_conf_path
         self._etcd = etcd
+        self._kube = kube
         self._leases: dict[str, Lease] = {}
         self._listeners: list[Listener] = []
         self._failure: BaseException | None = None
@@ -49,12 +52,16 @@ class LeaseBook:
         subnet: IPv4Network | None = None,
         ipv6_subnet: IPv6Network | None = None,
         ttl: float = 86400.0,
+        node: str = "",
     ) -> Lease:
         """Take a lease for the node that `attrs` describes, on these subnets if they are free.
 
         Args:
             ttl: seconds that it lives; in etcd a day, whatever is asked.
+            node: its name, by which Kubernetes knows it; there its subnets stand already.
         """
+        if self._kube is not None:
+            return self._kube.annotate_as_flannel(node, attrs)
 
         async def take() -> Lease:
             store = await self._open(ttl)
@@ -102,10 +109,15 @@ class LeaseBook:
         self._loop.close()
 
     async def _open(self, ttl: float = 86400.0) -> Store:
-        """Open the store; within the loop that it is used in, as gRPC wants it."""
+        """Open the store; within the loop that it is used in, as gRPC wants it. Only the one in use is loaded."""
+        if self._kube is not None:
+            from dataplane.stores.kube import KubeStore
+            from dataplane.stores.kube_access import KubeAccess
+
+            kubeconfig = self._kube.kubeconfig(self._net_conf_path.with_name("book.kubeconfig"))
+            return KubeStore(KubeAccess(kubeconfig=kubeconfig), self._net_conf_path)
         if not self._etcd:
             return LocalStore(self._directory, self._net_conf_path, ttl=ttl)
-        # Most labs have no etcd, and need not load its packages.
         from dataplane.stores.etcd import EtcdStore
         from dataplane.stores.etcd_access import read_access
 

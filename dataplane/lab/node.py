@@ -81,6 +81,7 @@ class DaemonNode(Node):
     Args:
         lease_dir, net_conf_path: shared by all nodes of the lab.
         options: more flags for the daemon.
+        environment: more variables for it.
     """
 
     kind = "dataplane"
@@ -95,6 +96,7 @@ class DaemonNode(Node):
         *,
         mtu: int = 1500,
         options: tuple[str, ...] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         check_tun()
         super().__init__(underlay, number, directory, mtu)
@@ -112,6 +114,7 @@ class DaemonNode(Node):
             f"--healthz-port={healthz_port}",
             *options,
         )
+        self._environment = dict(environment or {})
         self._started = 0.0
 
     def start_daemon(self, *options: str, environment: Mapping[str, str] | None = None) -> None:
@@ -119,7 +122,7 @@ class DaemonNode(Node):
         if self.process is not None and self.process.poll() is None:
             raise LabError(f"the daemon of {self.label} runs already")
         self._started = time.time()
-        variables = [f"{name}={value}" for name, value in (environment or {}).items()]
+        variables = [f"{name}={value}" for name, value in (self._environment | dict(environment or {})).items()]
         words = (*(("env", *variables) if variables else ()), sys.executable, "-m", "dataplane", "run")
         with self.log_path.open("ab") as log:
             self.process = self.start(*words, *self._flags, *options, output=log)

@@ -1,5 +1,7 @@
 """What the daemon asks of a lease store: the embedded one, etcd or Kubernetes behind one Protocol.
 
+Each implementation names this one as its base, and has from here what only another has something to say about.
+
 A store owns three truths: the network configuration, who holds which subnet, and the order in which that
 changed. What must stay true of every implementation:
 - a subnet is never given to two nodes, whatever is killed and when;
@@ -11,9 +13,11 @@ changed. What must stay true of every implementation:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
-from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
+from dataplane.model import IPAddress, Lease, LeaseAttrs, NetConf, Snapshot, WatchEvent
 
 
 class Store(Protocol):
@@ -22,6 +26,21 @@ class Store(Protocol):
     async def read_config(self) -> NetConf:
         """Return the validated network configuration; raises `BadConfig`, or `StoreError` when there is none yet."""
         ...
+
+    async def addresses(self) -> tuple[IPv4Address | None, IPv6Address | None]:
+        """Return what an administrator has set in the store as this node's addresses, in place of the flags'."""
+        return None, None
+
+    async def earlier(self, public: IPAddress | None) -> Lease | None:
+        """Return the lease of our earlier life, if the store still has it.
+
+        Args:
+            public: our public address, by which a store knows a node.
+        """
+        async with aclosing(self.watch()) as events:
+            first = await anext(events)
+        leases = first.leases if isinstance(first, Snapshot) else ()
+        return next((lease for lease in leases if public in (lease.attrs.public_ip, lease.attrs.public_ipv6)), None)
 
     async def acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
         """Return our lease, choosing the subnet as flannel does (flannel.md section 2.4).
@@ -45,6 +64,10 @@ class Store(Protocol):
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Yield a Snapshot, then changes, our own lease included; ends only by `aclose`, cancellation or `StoreError`."""
         ...
+
+    async def announce(self) -> None:
+        """Tell whoever asks the store that this node's network is there; called once, when it is."""
+        return
 
     async def ping(self) -> None:
         """Touch the store once, cheaply: returns when it answers, raises `StoreError` when it does not.

@@ -21,6 +21,7 @@ from dataplane import config
 from dataplane.errors import BadConfig, BadInput, BadLease, LeaseLost, StoreError
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores import etcd_pb2 as pb
+from dataplane.stores.base import Store
 from dataplane.stores.choice import choose, compatible, overlaps, span
 from dataplane.stores.etcd_access import EtcdAccess
 from dataplane.stores.etcd_client import Client, Timing, Unanswered
@@ -40,7 +41,7 @@ class Held:
     lease: Lease
 
 
-class EtcdStore:
+class EtcdStore(Store):
     """A `Store` (see stores.base) in an etcd cluster.
 
     Args:

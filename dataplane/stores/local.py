@@ -22,6 +22,7 @@ from dataplane import config
 from dataplane.errors import BadInput, BadLease, LeaseLost, OutOfSubnets, StoreError, printable
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores import local_rows
+from dataplane.stores.base import Store
 from dataplane.stores.choice import choose, compatible, overlaps
 from dataplane.stores.lease_format import encode_value
 from dataplane.stores.local_database import Database, LeaseClock
@@ -32,7 +33,7 @@ Result = TypeVar("Result")
 file_name = "leases.sqlite3"
 
 
-class LocalStore:
+class LocalStore(Store):
     """A `Store` (see stores.base) over `directory`/leases.sqlite3; both are made when missing.
 
     Args:

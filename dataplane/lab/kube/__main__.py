@@ -1,0 +1,38 @@
+"""Runs the API server until it is killed: `python -m dataplane.lab.kube CONFIG`, a JSON file (see process.Server)."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from dataplane.lab.kube.access import Access, Rule
+from dataplane.lab.kube.objects import Objects
+from dataplane.lab.kube.server import ApiServer
+
+
+def main(path: Path) -> None:
+    """Serve as the file says."""
+    given = json.loads(path.read_text())
+    rules = {user: [Rule(*rule) for rule in listed] for user, listed in given["rules"].items()}
+    server = ApiServer(Objects(Path(given["journal"])), Access(given["tokens"], rules))
+    context = None
+    if given["certificate"]:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(given["certificate"], given["key"])
+    web.run_app(
+        server.app(),
+        host=given["host"],
+        port=given["port"],
+        ssl_context=context,
+        print=None,
+        access_log=None,
+        shutdown_timeout=0.1,
+        reuse_address=True,
+    )
+
+
+main(Path(sys.argv[1]))

@@ -1,0 +1,149 @@
+"""All Nodes of the cluster as leases: which event a change of a Node is.
+
+Pure. What must stay true: what was told so far is always what a fresh list would tell; a Node that cannot be used is
+named and touches no other; of several Nodes with one subnet ours holds it, else the one whose name comes first, and
+the others are refused. Our own Node shows the very lease that we hold for as long as its annotations say what we want.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+
+from dataplane.errors import BadInput, BadLease
+from dataplane.model import (
+    Lease,
+    LeaseGone,
+    LeasePut,
+    LeaseRefused,
+    NetConf,
+    RefusedLease,
+    Snapshot,
+    WatchEvent,
+)
+from dataplane.stores.kube_annotations import Facts, facts_of, read_lease, refused_key, wanted
+from dataplane.stores.kube_objects import Node
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Our Node and the lease that we hold by it."""
+
+    name: str
+    lease: Lease
+
+
+class Nodes:
+    """What is known of every Node.
+
+    Args:
+        prefix: of the annotations, checked.
+    """
+
+    def __init__(self, prefix: str, conf: NetConf) -> None:
+        self._prefix = prefix
+        self._conf = conf
+        self._own: Own | None = None
+        self._facts: dict[str, Facts] = {}
+        self._leases: dict[str, Lease] = {}
+        self._faults: dict[str, str] = {}
+        self._holders: dict[str, set[str]] = {}
+        self._told: dict[str, LeasePut | LeaseRefused] = {}
+
+    def hold(self, own: Own) -> None:
+        """Take in that this lease is ours, before its annotations are written."""
+        self._own = own
+        facts = self._facts.get(own.name)
+        if facts is not None:
+            self._set(own.name, facts)
+
+    def put(self, node: Node) -> list[WatchEvent]:
+        """Take in a Node that was added or changed; return what to tell: mostly nothing, Nodes change all the time."""
+        facts = facts_of(node, self._prefix)
+        if self._facts.get(node.metadata.name) == facts:
+            return []
+        return self._set(node.metadata.name, facts)
+
+    def delete(self, name: str) -> list[WatchEvent]:
+        """Take in that a Node is gone; return what to tell."""
+        return self._set(name, None)
+
+    def retain(self, names: Set[str]) -> None:
+        """Take in that there are no other Nodes than these."""
+        for name in self._facts.keys() - names:
+            self._set(name, None)
+
+    def snapshot(self) -> Snapshot:
+        """Return the whole."""
+        told = self._told.values()
+        return Snapshot(
+            tuple(event.lease for event in told if isinstance(event, LeasePut)),
+            tuple(event.refused for event in told if isinstance(event, LeaseRefused)),
+        )
+
+    def _set(self, name: str, facts: Facts | None) -> list[WatchEvent]:
+        touched = {name}
+        before = self._leases.pop(name, None)
+        self._faults.pop(name, None)
+        if before is not None:
+            holders = self._holders[before.key]
+            touched |= holders
+            holders.discard(name)
+            if not holders:
+                del self._holders[before.key]
+        if facts is None:
+            self._facts.pop(name, None)
+        else:
+            self._facts[name] = facts
+            self._read(name, facts)
+        after = self._leases.get(name)
+        if after is not None:
+            self._holders.setdefault(after.key, set()).add(name)
+            touched |= self._holders[after.key]
+        keys = dict.fromkeys(lease.key for lease in (before, after) if lease is not None)
+        wants = {key: self._holder_event(key) for key in keys} | {
+            refused_key(other): self._refusal(other) for other in touched
+        }
+        return [event for key, want in wants.items() for event in self._tell(key, want)]
+
+    def _read(self, name: str, facts: Facts) -> None:
+        try:
+            lease = read_lease(name, facts, self._conf)
+        except BadLease as error:
+            self._faults[name] = error.reason
+            return
+        if lease is not None:
+            self._leases[name] = self._as_held(name, lease, facts)
+
+    def _as_held(self, name: str, lease: Lease, facts: Facts) -> Lease:
+        own = self._own
+        if own is None or own.name != name or own.lease.key != lease.key:
+            return lease
+        try:
+            says_it = wanted(own.lease.attrs, facts).items() <= facts.annotations.items()
+        except BadInput:
+            return lease
+        return own.lease if says_it else lease
+
+    def _holder(self, key: str) -> str:
+        ours = self._own.name if self._own is not None else None
+        return min(self._holders[key], key=lambda name: (name != ours, name))
+
+    def _holder_event(self, key: str) -> LeasePut | None:
+        return LeasePut(self._leases[self._holder(key)]) if key in self._holders else None
+
+    def _refusal(self, name: str) -> LeaseRefused | None:
+        reason = self._faults.get(name, "")
+        lease = self._leases.get(name)
+        if lease is not None and (holder := self._holder(lease.key)) != name:
+            reason = f"its subnet {lease.key} is node {holder}'s"
+        return LeaseRefused(RefusedLease(refused_key(name), reason)) if reason else None
+
+    def _tell(self, key: str, want: LeasePut | LeaseRefused | None) -> list[WatchEvent]:
+        if self._told.get(key) == want:
+            return []
+        if want is None:
+            del self._told[key]
+            return [LeaseGone(key)]
+        self._told[key] = want
+        return [want]

@@ -70,8 +70,8 @@ async def follow(
         if not at.version or now() >= at.relist_at:
             listed, version = await client.nodes()
             await _replace(nodes, listed)
-            yield nodes.snapshot()
             at.version, at.proven, at.relist_at = version, True, now() + _drawn(spans.relist, random)
+            yield nodes.snapshot()
         heard = False
         seconds = int(_drawn(spans.watch, random)) if at.proven else spans.doubtful
         try:

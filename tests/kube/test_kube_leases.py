@@ -1,0 +1,259 @@
+"""What the Kubernetes store writes on our Node and reads there: flannel's bytes, and nothing of anybody else's."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
+from pathlib import Path
+
+import pytest
+from kube_places import annotations, dual, mac, run, store_of, vxlan
+
+from dataplane.errors import BadConfig, BadInput, LeaseLost, StoreError
+from dataplane.lab.commands import wait_for
+from dataplane.lab.kube.access import Rule
+from dataplane.lab.kube.process import Server, service_account
+from dataplane.model import Lease, LeaseAttrs
+from dataplane.stores import kube
+from dataplane.stores.kube import KubeStore
+
+flannels = {
+    "kube-subnet-manager": "true",
+    "backend-type": "vxlan",
+    "backend-data": f'{{"VNI":1,"VtepMAC":"{mac}"}}',
+    "public-ip": "192.0.2.1",
+}
+
+
+def patches(server: Server, name: str) -> int:
+    return sum(request["method"] == "PATCH" and f"/{name}/" in request["url"] for request in server.requests())
+
+
+def acquire(store: KubeStore, attrs: LeaseAttrs = vxlan) -> Lease:
+    async def work() -> Lease:
+        try:
+            return await store.acquire(attrs, None)
+        finally:
+            await store.close()
+
+    return run(work())
+
+
+def test_a_node_becomes_our_lease(server: Server, name: str, tmp_path: Path) -> None:
+    before = server.add_node(name, "10.244.7.0/24")
+    lease = acquire(store_of(server, name, tmp_path))
+    assert lease == Lease(IPv4Network("10.244.7.0/24"), None, vxlan, None)
+    assert annotations(server, name) == flannels
+    after = server.node(name)
+    assert after["metadata"]["annotations"]["volumes.kubernetes.io/x"] == "y"
+    assert (after["status"], after["spec"]) == (before["status"], before["spec"])
+    # Once more there is nothing to write.
+    version = after["metadata"]["resourceVersion"]
+    acquire(store_of(server, name, tmp_path))
+    assert server.node(name)["metadata"]["resourceVersion"] == version
+    assert patches(server, name) == 1
+
+
+def test_dual_stack(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/24", "fd00:244:0:7::/64")
+    conf = {"Network": "10.244.0.0/16", "EnableIPv6": True, "IPv6Network": "fd00:244::/48"}
+    lease = acquire(store_of(server, name, tmp_path, conf=conf), dual)
+    assert lease.ipv6_subnet == IPv6Network("fd00:244:0:7::/64")
+    six = {"backend-v6-data": '{"VNI":1,"VtepMAC":"0e:11:22:33:44:55"}', "public-ipv6": "2001:db8::1"}
+    assert annotations(server, name) == flannels | six
+
+
+def test_a_subnet_length_that_does_not_fit_does_not_matter(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/26")
+    conf = {"Network": "10.244.0.0/16", "SubnetLen": 8, "SubnetMin": "172.16.0.0"}
+    assert acquire(store_of(server, name, tmp_path, conf=conf)).subnet == IPv4Network("10.244.7.0/26")
+
+
+def test_another_prefix(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/24")
+    acquire(store_of(server, name, tmp_path, annotation_prefix="org.com/9-"))
+    texts = server.node(name)["metadata"]["annotations"]
+    assert {item: text for item, text in texts.items() if item.startswith("org.com")} == {
+        f"org.com/9-{item}": text for item, text in flannels.items()
+    }
+
+
+def test_the_vtep_mac_is_kept_by_the_annotation(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/24")
+
+    async def work() -> None:
+        store = store_of(server, name, tmp_path)
+        assert await store.earlier(None) is None
+        server.annotate_as_flannel(name, vxlan)
+        # Also when the node has moved to another address.
+        earlier = await store.earlier(IPv4Address("192.0.2.99"))
+        assert earlier is not None
+        assert earlier.attrs == vxlan
+        await store.close()
+
+    run(work())
+
+
+def test_an_overwrite_is_published_and_used_by_nobody_here(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/24")
+    server.annotate(name, {"flannel.alpha.coreos.com/public-ip-overwrite": "198.51.100.7"})
+
+    async def work() -> None:
+        store = store_of(server, name, tmp_path)
+        lease = await store.acquire(vxlan, None)
+        assert lease.attrs == vxlan
+        assert annotations(server, name)["public-ip"] == "198.51.100.7"
+        events = store.watch()
+        first = await anext(events)
+        assert lease in first.leases  # type: ignore[union-attr]
+        await events.aclose()
+        # A new one is taken up with the next look at the Node.
+        server.annotate(name, {"flannel.alpha.coreos.com/public-ip-overwrite": "198.51.100.8"})
+        await store.renew(lease)
+        assert annotations(server, name)["public-ip"] == "198.51.100.8"
+        await store.close()
+
+    run(work())
+
+
+def test_an_administrators_address(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/24", annotations={"flannel.alpha.coreos.com/node-public-ip": "192.0.2.77"})
+
+    async def work() -> None:
+        store = store_of(server, name, tmp_path)
+        assert await store.addresses() == (IPv4Address("192.0.2.77"), None)
+        await store.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "error"),
+    [
+        (("10.5.1.0/24",), 'doesn\'t contain "10.5.1.0/24" PodCIDR of the'),
+        (("10.244.1.0/24", "10.244.2.0/24", "fd00::/64"), "should be IPv4/IPv6 only or dualstack"),
+    ],
+)
+def test_a_node_with_wrong_subnets_ends_the_start(
+    server: Server, name: str, tmp_path: Path, cidrs: tuple[str, ...], error: str
+) -> None:
+    server.add_node(name, *cidrs)
+    with pytest.raises(BadInput, match=error):
+        acquire(store_of(server, name, tmp_path))
+    assert annotations(server, name) == {}
+
+
+def test_a_pod_cidr_that_comes_late_is_waited_for(
+    server: Server, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kube, "retry_s", 0.05)
+
+    async def work() -> Lease:
+        store = store_of(server, name, tmp_path)
+        acquiring = asyncio.create_task(store.acquire(vxlan, None))
+        await asyncio.to_thread(wait_for, lambda: "not found" in caplog.text, 10, "the Node to be missed")
+        server.add_node(name)
+        await asyncio.to_thread(wait_for, lambda: "pod cidr not assigned" in caplog.text, 10, "its subnet to be missed")
+        server.patch(name, {"spec": {"podCIDR": "10.244.7.0/24", "podCIDRs": ["10.244.7.0/24"]}})
+        lease: Lease = await acquiring
+        await store.close()
+        return lease
+
+    assert run(work()).subnet == IPv4Network("10.244.7.0/24")
+
+
+def test_a_network_is_needed(server: Server, name: str, tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match="Network: please define"):
+        run(store_of(server, name, tmp_path, conf={"Backend": {"Type": "vxlan"}}).read_config())
+
+
+# Afterwards
+
+
+def test_a_renewal_puts_back_what_somebody_changed(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/24")
+
+    async def work() -> None:
+        store = store_of(server, name, tmp_path)
+        lease = await store.acquire(vxlan, None)
+        server.annotate(name, {"flannel.alpha.coreos.com/backend-data": "null"})
+        assert await store.renew(lease) == lease
+        assert annotations(server, name) == flannels
+        moved = replace(vxlan, public_ip=IPv4Address("192.0.2.55"))
+        assert (await store.renew(lease, moved)).attrs == moved
+        assert annotations(server, name) == flannels | {"public-ip": "192.0.2.55"}
+        await store.close()
+
+    run(work())
+
+
+def test_a_node_that_is_gone_or_another_is_a_lost_lease(server: Server, name: str, tmp_path: Path) -> None:
+    server.add_node(name, "10.244.7.0/24")
+
+    async def work() -> None:
+        store = store_of(server, name, tmp_path)
+        lease = await store.acquire(vxlan, None)
+        server.delete_node(name)
+        with pytest.raises(LeaseLost, match=f"there is no node {name} any more"):
+            await store.renew(lease)
+        server.add_node(name, "10.244.8.0/24")
+        with pytest.raises(LeaseLost, match="has other pod subnets now"):
+            await store.renew(lease)
+        assert annotations(server, name) == {}
+        await store.close()
+
+    run(work())
+
+
+def test_the_network_is_announced_beside_the_other_conditions(server: Server, name: str, tmp_path: Path) -> None:
+    before = server.add_node(name, "10.244.7.0/24")
+
+    async def work(wanted: bool) -> None:
+        store = store_of(server, name, tmp_path, set_network_unavailable=wanted)
+        await store.acquire(vxlan, None)
+        await store.announce()
+        await store.close()
+
+    run(work(False))
+    assert server.node(name)["status"] == before["status"]
+    run(work(True))
+    status = server.node(name)["status"]
+    ready, network = status["conditions"]
+    assert ready == before["status"]["conditions"][0]
+    assert status["addresses"] == before["status"]["addresses"]
+    times = {network.pop("lastHeartbeatTime"), network.pop("lastTransitionTime")}
+    assert len(times) == 1
+    assert network == {
+        "type": "NetworkUnavailable",
+        "status": "False",
+        "reason": "FlannelIsUp",
+        "message": "Flannel is running on this node",
+    }
+
+
+# Rights and names
+
+
+def test_who_may_not_patch_is_told_so(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kube, "give_up_s", 0.0)
+    directory = tmp_path / "server"
+    directory.mkdir()
+    rules = {service_account: (Rule(("",), ("nodes",), ("get", "list", "watch")),)}
+    with Server(directory, rules=rules) as server:
+        server.add_node(name, "10.244.7.0/24")
+        with pytest.raises(StoreError, match=f'User "{service_account}" cannot patch resource "nodes/status"'):
+            acquire(store_of(server, name, tmp_path))
+
+
+def test_a_pod_knows_its_node(server: Server, name: str, tmp_path: Path) -> None:
+    # The rule for pods is not among the usual ones.
+    directory = tmp_path / "server"
+    directory.mkdir()
+    rules = {service_account: (Rule(("",), ("nodes", "pods"), ("get",)), Rule(("",), ("nodes/status",), ("patch",)))}
+    with Server(directory, rules=rules) as own:
+        own.add_node(name, "10.244.7.0/24")
+        own.add_pod("kube-flannel", "flannel-abc", name)
+        store = store_of(own, "", tmp_path, pod_namespace="kube-flannel", pod_name="flannel-abc")
+        assert acquire(store).subnet == IPv4Network("10.244.7.0/24")
+        assert annotations(own, name) == flannels

@@ -37,8 +37,15 @@ class _Options:
 def parse(text: str) -> object:
     """Return the one JSON value in `text`; raises `ValueError`."""
     text = text.strip(" \t\r\n")
+    scan = make_scanner(_Options())  # type: ignore[arg-type,unused-ignore]
     try:
-        value, end = make_scanner(_Options())(text, 0)  # type: ignore[arg-type,unused-ignore]
+        try:
+            value, end = scan(text, 0)
+        except SystemError:
+            # Up to Python 3.11 it cannot raise its error before this import, whose price only refused text pays.
+            import json.decoder  # noqa: F401
+
+            value, end = scan(text, 0)
     except StopIteration:
         raise ValueError("no JSON value" if text else "empty") from None
     except RecursionError:

@@ -33,7 +33,7 @@ def main() -> None:
     """Do what the environment and stdin say, and end the process."""
     version = netconf.versions[-1]
     try:
-        command = _command()
+        command = os.environ.get("CNI_COMMAND", "")
         text = _read_stdin() if command else b""
         version = _version_in(text) or version
         status = _run(command, text, version) if command else _about()
@@ -47,6 +47,7 @@ def main() -> None:
 
 
 def _run(command: str, text: bytes, version: str) -> int:
+    _check_environment(command)
     if command == "VERSION":
         said = {"cniVersion": version, "supportedVersions": list(netconf.versions)}
         _write(1, jsontext.text_of(said).encode() + b"\n")
@@ -185,11 +186,8 @@ def _problem(answer: delegate.Answer) -> list[str]:
 _commands = {"ADD": _add, "DEL": _del, "CHECK": _check, "STATUS": _status, "GC": _gc}
 
 
-def _command() -> str:
-    """Return the command, "" where there is none; raises `Failure` where its variables are missing or not allowed."""
-    command = os.environ.get("CNI_COMMAND", "")
-    if not command:
-        return ""
+def _check_environment(command: str) -> None:
+    """Raise `Failure` where the command is unknown, or its variables are missing or not allowed."""
     if command not in _needed:
         raise Failure(
             failures.invalid_environment, f"unknown CNI_COMMAND {command!r}", f"allowed are {', '.join(_needed)}"
@@ -211,7 +209,6 @@ def _command() -> str:
                 f"invalid CNI_IFNAME {interface!r}",
                 "allowed are at most 15 characters, none of them / : or a space, and not . or ..",
             )
-    return command
 
 
 def _valid_attachments(conf: Conf) -> set[tuple[str, str]]:

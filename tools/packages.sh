@@ -7,6 +7,7 @@ set -euo pipefail
 needs=(
 	gcc:gcc make:make clang:clang llvm-symbolizer:llvm
 	ip:iproute2 nft:nftables iptables:iptables ethtool:ethtool iperf3:iperf3 ping:iputils-ping tcpdump:tcpdump
+	/usr/lib/cni/bridge:containernetworking-plugins
 	etcd:etcd-server etcdctl:etcd-client openssl:openssl
 	unshare:util-linux setpriv:util-linux
 	"$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h:python3-dev"

@@ -19,6 +19,7 @@ commands = {
     "run": "the node's daemon",
     "status": "what the node's daemon knows and does",
     "cleanup": "remove what an ended daemon left on this host",
+    "install-cni": "put the CNI plugin on this host",
     "demo": "a virtual cluster in namespaces of its own",
     "bench": "throughput, packet rate, latency and CPU cost beside the kernel's",
 }
@@ -36,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> int:
             subparsers.add_parser(name, help=text)
             continue
         try:
-            module = import_module(f"dataplane.cli.{name}")
+            module = import_module(f"dataplane.cli.{name.replace('-', '_')}")
         except ModuleNotFoundError as error:
             print(f"dataplane {name}: not available in this installation: {error}", file=sys.stderr)
             return 1

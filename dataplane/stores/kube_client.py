@@ -32,6 +32,7 @@ from dataplane.stores.kube_objects import Marked, Node, NodeList, Pod, Status, W
 Answer = TypeVar("Answer")
 
 page_size = 500  # Nodes; some ten kilobytes each
+connected = "CONNECTED"
 gone = 410
 not_found = 404
 unauthorized = 401
@@ -131,6 +132,8 @@ class KubeClient:
     async def watch(self, version: str, seconds: int) -> AsyncGenerator[tuple[str, str, msgspec.Raw], None]:
         """Yield (type, version, object) of each change of a Node after `version`, bookmarks too, for `seconds`.
 
+        The first is no change: it says, with the type `connected`, that the server has taken the request.
+
         Raises:
             Refused: 410, as a status or as an event: the version is too old, list again.
         """
@@ -148,6 +151,7 @@ class KubeClient:
         ):
             if response.is_error:
                 raise _refused(request, response.status_code, await response.aread())
+            yield connected, version, msgspec.Raw()
             async with aclosing(_lines(response)) as lines:
                 async for line in lines:
                     event = msgspec.json.decode(line, type=WatchEvent)

@@ -22,7 +22,7 @@ import msgspec
 
 from dataplane.errors import StoreError
 from dataplane.model import WatchEvent
-from dataplane.stores.kube_client import KubeClient, Refused, gone
+from dataplane.stores.kube_client import KubeClient, Refused, connected, gone
 from dataplane.stores.kube_nodes import Nodes
 from dataplane.stores.kube_objects import Node
 
@@ -63,20 +63,26 @@ async def follow(
     client: KubeClient, nodes: Nodes, at: Position, spans: Spans, random: Random, now: Callable[[], float]
 ) -> AsyncGenerator[WatchEvent, None]:
     """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-    if at.version:
-        at.proven = False
-        yield nodes.snapshot()
+    # A watch that goes on where an earlier one broke begins with what is known, as soon as there is a connection.
+    owed = bool(at.version)
+    at.proven = False
     while True:
         if not at.version or now() >= at.relist_at:
             listed, version = await client.nodes()
             await _replace(nodes, listed)
             at.version, at.proven, at.relist_at = version, True, now() + _drawn(spans.relist, random)
             yield nodes.snapshot()
+            owed = False
         heard = False
         seconds = int(_drawn(spans.watch, random)) if at.proven else spans.doubtful
         try:
             async with aclosing(client.watch(at.version, seconds)) as changes:
                 async for kind, version, raw in changes:
+                    if kind == connected:
+                        if owed:
+                            yield nodes.snapshot()
+                        owed = False
+                        continue
                     if _is_older(version, at.version):
                         at.version = ""
                         break

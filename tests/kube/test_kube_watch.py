@@ -169,7 +169,8 @@ def test_what_was_missed_behind_an_expired_version_comes_by_a_list(
         server.pull("compact")
         server.pull("gone", **{"as": way})
         events = store.watch()
-        assert await anext(events) == first
+        if way == "event":
+            assert await anext(events) == first  # the connection stands before the server says it
         after = await anext(events)
         assert isinstance(after, Snapshot)
         assert held(*after.leases) == held(own, changed, four)

@@ -291,7 +291,7 @@ def _kube(
         warnings.extend(
             f"--{name} is accepted without effect: Kubernetes is used only with --kube-subnet-mgr"
             for name in ("kube-api-url", "kubeconfig-file", "kube-annotation-prefix", "set-node-network-unavailable")
-            if name in given
+            if values[name] != _by_name[name].default
         )
         return None
     try:

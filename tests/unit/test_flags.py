@@ -160,16 +160,6 @@ def test_help_tells_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
         assert f"(default: {default}" in text
 
 
-@pytest.mark.parametrize(
-    "word",
-    ["--kube-subnet-mgr"],
-)
-def test_what_is_not_built_yet_is_refused_with_what_is_allowed(word: str, capsys: pytest.CaptureFixture[str]) -> None:
-    text = refused(capsys, word)
-    assert word.partition("=")[0] in text
-    assert "--lease-dir" in text or "userspace" in text
-
-
 def test_etcd_is_used_when_its_endpoints_are_given_anyhow() -> None:
     assert read().etcd is None
     by_flag = read("--etcd-endpoints=http://192.0.2.1:2379")
@@ -191,13 +181,48 @@ def test_etcd_flags_that_cannot_be_are_refused(words: list[str], capsys: pytest.
     assert "--etcd-" in refused(capsys, *words)
 
 
+def test_kubernetes_is_used_when_it_is_asked_for() -> None:
+    assert read().kube is None
+    words = ("--kube-subnet-mgr", "--kubeconfig-file=/k", "--kube-annotation-prefix=org.com/9")
+    kube = read(*words, "--set-node-network-unavailable=false", NODE_NAME="worker-1").kube
+    assert kube is not None
+    assert (kube.node_name, kube.kubeconfig, kube.prefix) == ("worker-1", Path("/k"), "org.com/9-")
+    assert not kube.set_network_unavailable
+    assert read(FLANNELD_KUBE_SUBNET_MGR="true", NODE_NAME="worker-1").kube is not None
+
+
+def test_kubernetes_goes_before_etcd_and_says_so() -> None:
+    options = read("--kube-subnet-mgr", "--etcd-endpoints=http://192.0.2.1:2379", NODE_NAME="n")
+    assert options.kube is not None and options.etcd is None
+    assert options.warnings == (
+        "--etcd-endpoints is accepted without effect: leases are in Kubernetes (--kube-subnet-mgr)",
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ((), "env variables POD_NAME and POD_NAMESPACE must be set"),
+        (("--kube-annotation-prefix=a/b/c",), "--kube-annotation-prefix"),
+        (("--kube-api-url=192.0.2.1:6443",), "--kube-api-url"),
+    ],
+)
+def test_kubernetes_flags_that_cannot_be_are_refused(
+    words: tuple[str, ...], error: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = {"NODE_NAME": "n"} if words else {}
+    assert error in refused(capsys, "--kube-subnet-mgr", *words, **environment)
+
+
 @pytest.mark.parametrize("word", ["--vmodule=a=2", "--log_backtrace_at=a:1", "--kube-api-url=http://192.0.2.1"])
 def test_flag_without_its_feature_is_accepted_with_one_warning(word: str) -> None:
     (warning,) = read(word).warnings
     assert word.partition("=")[0] in warning
 
 
-@pytest.mark.parametrize("word", ["--ip-masq=false", "--iptables-forward-rules", "--kube-subnet-mgr=false"])
+@pytest.mark.parametrize(
+    "word", ["--ip-masq=false", "--iptables-forward-rules", "--kube-subnet-mgr=false", "--set-node-network-unavailable"]
+)
 def test_default_value_given_explicitly_is_no_matter(word: str) -> None:
     assert read(word).warnings == ()
 

@@ -169,6 +169,17 @@ def test_a_plugin_that_is_killed_leaves_what_del_needs(cluster: Cluster) -> None
     assert left_on(net) == before
 
 
+def test_flannels_plugin_can_delete_what_ours_added(cluster: Cluster) -> None:
+    """It gives the delegate the state file as it is, and removes it."""
+    net = cluster.nets[0]
+    before = left_on(net)
+    pod = net.add_pod()
+    state = net.data_dir / pod.container
+    net.command("DEL", json.loads(state.read_text()), pod.container, pod.netns, "eth0")
+    state.unlink()
+    assert left_on(net) == before
+
+
 def test_ten_at_once_get_ten_addresses(cluster: Cluster) -> None:
     net = cluster.nets[1]
     before = left_on(net)

@@ -33,6 +33,7 @@ manifest_conflist: Mapping[str, Any] = {
 }
 """What flannel's manifest has, in a version that has CHECK."""
 _limit_s = 30.0
+_numbers = itertools.count(1)
 
 
 def install(bin_dir: Path) -> Path:
@@ -77,11 +78,10 @@ class CniNetwork:
             for plugin in conflist["plugins"]
         ]
         self._results: dict[tuple[str, str], dict[str, Any]] = {}
-        self._numbers = itertools.count(1)
 
     def add_pod(self, *, port_mappings: Sequence[Mapping[str, Any]] = ()) -> CniPod:
         """Make a namespace and ADD it; the node removes it when it closes."""
-        pod = CniPod(self, next(self._numbers), {"portMappings": list(port_mappings)} if port_mappings else {})
+        pod = CniPod(self, next(_numbers), {"portMappings": list(port_mappings)} if port_mappings else {})
         self.node.pods.append(pod)
         return pod
 

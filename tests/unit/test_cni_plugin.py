@@ -173,6 +173,17 @@ def test_what_the_delegate_says_reaches_the_runtime_unchanged(host: CniHost) -> 
     assert host.states() == set()
 
 
+def test_the_delegate_starts_as_if_the_runtime_had_started_it(host: CniHost) -> None:
+    """No descriptor of ours but stdin, stdout and stderr, and no signal ignored."""
+    seen = host.directory / "seen"
+    host.script("recorder", f"ls /proc/$$/fd > {seen}; grep SigIgn /proc/$$/status >> {seen}")
+    for command in ("ADD", "DEL"):
+        assert host.run(command, host.conf("1.0.0", "recorder")).status == 0
+        descriptors, _, ignored = seen.read_text().rpartition("SigIgn:")
+        assert set(descriptors.split()) <= {"0", "1", "2", "10", "11"}  # the last two are the shell's
+        assert int(ignored, 16) & 0x7FFFFFFF == 0  # beyond are the C library's own
+
+
 def test_a_delegate_that_dies_without_a_word_is_named(host: CniHost) -> None:
     host.script("recorder", "")
     assert host.run("ADD", host.conf("1.0.0", "recorder")).status == 0

@@ -141,6 +141,22 @@ def test_a_damaged_state_without_subnet_env_is_given_up_with_a_note(host: CniHos
     assert host.states() == set()
 
 
+def test_what_a_killed_writer_left_goes_with_del(host: CniHost) -> None:
+    host.data_dir.mkdir()
+    for name in (".c1", ".c1:eth0", ".c2"):
+        (host.data_dir / name).write_bytes(b'{"type"')
+    assert host.run("DEL", host.conf()) == Answer(0, "", "")
+    assert host.states() == {".c2"}
+
+
+def test_without_its_state_on_disk_no_delegate_is_called(host: CniHost) -> None:
+    host.data_dir.write_text("a file where the directory should be")
+    host.script("recorder", "")
+    error = host.run("ADD", host.conf("1.0.0", "recorder")).error
+    assert error["code"] == 5 and f"cannot keep the state of container c1 in {host.data_dir}" in error["msg"]
+    assert not (host.directory / "ADD.stdin").exists()
+
+
 def test_check_needs_the_state_and_gives_the_delegate_the_result(host: CniHost) -> None:
     host.script("recorder", "echo checked >&2")
     result = {

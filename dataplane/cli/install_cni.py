@@ -15,6 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from dataplane.cli.cni_archive import archive
+from dataplane.cli.cni_runtime import remove_runtimes, write_runtime
 from dataplane.errors import BadInput, HostError
 
 plugin_name = "flannel"
@@ -35,27 +37,44 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--conf", type=Path, metavar="SRC", help="network configuration list to install")
     parser.add_argument("--conf-dir", type=Path, default=Path("/etc/cni/net.d"), help="where it goes")
-    parser.add_argument(
+    interpreter = parser.add_mutually_exclusive_group()
+    interpreter.add_argument(
         "--python",
         default=os.path.realpath(sys.executable),
         metavar="PATH",
         help="the interpreter as the host sees it, 3.9 or later (default: the one that runs this)",
     )
+    interpreter.add_argument(
+        "--runtime",
+        action="store_true",
+        help="carry the running interpreter along, for hosts without Python (the same architecture is enough)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Install and print what was written; returns 0, or raises `BadInput` or `HostError`."""
-    from dataplane.cli.cni_archive import archive
-
     conf = None if args.conf is None else _read_conf(args.conf)
     plugin = args.bin_dir / plugin_name
-    _replace(plugin, archive(args.python), 0o755)
-    print(f"installed {plugin}, run by {args.python}")
+    content, ran_by, runtime = _plugin(args)
+    _replace(plugin, content, 0o755)
+    remove_runtimes(args.bin_dir, keep=runtime)
+    print(f"installed {plugin}, run by {ran_by}")
     if conf is not None:
         target = args.conf_dir / conf_name
         _replace(target, conf, args.conf.stat().st_mode & 0o777)
         print(f"installed {target}")
     return 0
+
+
+def _plugin(args: argparse.Namespace) -> tuple[bytes, str, str]:
+    """Return the file's content, what runs it, and the name of the carried runtime ("": none), which is then in place."""
+    if not args.runtime:
+        return archive(args.python), args.python, ""
+    try:
+        name, launcher = write_runtime(args.bin_dir)
+    except OSError as error:
+        raise HostError(f"cannot write {error.filename or args.bin_dir}: {error.strerror}") from error
+    return launcher, str(args.bin_dir / name), name
 
 
 def _read_conf(path: Path) -> bytes:

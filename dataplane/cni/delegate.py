@@ -12,10 +12,12 @@ import os
 import stat
 
 # The package signal wraps these in enums, at a price.
-from _signal import SIG_DFL, SIGPIPE, signal  # type: ignore[import-not-found]
+from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]
 
 from dataplane.cni import failures, jsontext
 from dataplane.cni.failures import Failure
+
+_ignored = (SIGPIPE, SIGXFSZ)  # by the interpreter, and a process that we start would inherit that
 
 
 class Answer:
@@ -49,7 +51,8 @@ def find(kind: str, search: str) -> str:
 def become(path: str, netconf: dict[str, object]) -> None:
     """Replace this process by the plugin, so that nothing stands between it and the runtime; raises `Failure`."""
     os.dup2(_stdin(netconf), 0)
-    signal(SIGPIPE, SIG_DFL)  # the interpreter ignores it, and that would be inherited
+    for number in _ignored:
+        signal(number, SIG_DFL)
     try:
         os.execve(path, [path], os.environ)  # noqa: S606 (a shell is the last thing wanted)
     except OSError as error:
@@ -63,7 +66,7 @@ def run(path: str, netconf: dict[str, object], **environment: str) -> Answer:
     given = _stdin(netconf)
     moves = [(os.POSIX_SPAWN_DUP2, descriptor, target) for target, descriptor in enumerate((given, output, errors))]
     try:
-        pid = os.posix_spawn(path, [path], {**os.environ, **environment}, file_actions=moves, setsigdef=[SIGPIPE])
+        pid = os.posix_spawn(path, [path], {**os.environ, **environment}, file_actions=moves, setsigdef=_ignored)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         return Answer(status if status >= 0 else 128 - status, _content(output), _content(errors))
     except OSError as error:

@@ -1,6 +1,7 @@
 """What can go wrong, as the numbers and texts that a CNI runtime shows.
 
-Source: CNI specification 1.1.0, "Error": 1 to 99 have its meanings, 100 and more are a plugin's own.
+Source: CNI specification 1.1.0, "Error": 1 to 99 have its meanings, 100 and more are a plugin's own. 106 is the
+launcher's (launcher.c).
 """
 
 from __future__ import annotations

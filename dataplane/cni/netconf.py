@@ -112,7 +112,7 @@ def with_gateways(result: dict[str, object]) -> dict[str, object]:
     """Return a result of ADD whose routes all name their gateway, where one of the family is known.
 
     A route without one goes through the gateway of the address (CNI specification, section 5, "routes"), and so the
-    delegates make it; but the CHECK of bridge 1.1 looks for a route that has none, which flannel's routes never are.
+    delegates make it; but the CHECK of bridge 1.1.1 looks for a route that has none, which flannel's routes never are.
     """
     ips, routes = result.get("ips"), result.get("routes")
     if not isinstance(ips, list) or not isinstance(routes, list):

@@ -78,7 +78,9 @@ def _add(conf: Conf) -> int:
 
 
 def _del(conf: Conf) -> int:
-    attachment = state.find(conf.data_dir, os.environ["CNI_CONTAINERID"], os.environ["CNI_IFNAME"])
+    container, interface = os.environ["CNI_CONTAINERID"], os.environ["CNI_IFNAME"]
+    state.forget_unfinished(conf.data_dir, container, interface)
+    attachment = state.find(conf.data_dir, container, interface)
     if attachment is None:
         return 0  # never added, or deleted already
     given = attachment.netconf
@@ -145,7 +147,7 @@ def _gc(conf: Conf) -> int:
         if delegate.knows(path, conf.version):
             given = netconf.for_delegate(conf, subnetfile.load(conf.subnet_file))
             given.update({name: conf.document[name] for name in _attachments if name in conf.document})
-            problems += _problem(delegate.run(path, given))
+            _require_success(delegate.run(path, given))
     except Failure as failure:
         problems.append(failure.msg)
     if problems:
@@ -170,17 +172,15 @@ def _collect(attachment: state.Attachment, network: str) -> None:
             CNI_IFNAME=attachment.interface or state.usual_interface,
             CNI_ARGS=attachment.args,
         )
-        for problem in _problem(answer):
-            raise Failure(failures.gc_incomplete, problem)
+        _require_success(answer)
     state.forget(attachment)
 
 
-def _problem(answer: delegate.Answer) -> list[str]:
-    """Return what a delegate that failed said."""
-    if answer.status == 0:
-        return []
-    said = (answer.output or answer.errors).decode("utf-8", "replace").strip()
-    return [said[-1000:] or f"the delegate ended with status {answer.status}"]
+def _require_success(answer: delegate.Answer) -> None:
+    """Raise `Failure` with what a delegate said that failed."""
+    if answer.status != 0:
+        said = (answer.output or answer.errors).decode("utf-8", "replace").strip()
+        raise Failure(failures.gc_incomplete, said[-1000:] or f"the delegate ended with status {answer.status}")
 
 
 _commands = {"ADD": _add, "DEL": _del, "CHECK": _check, "STATUS": _status, "GC": _gc}

@@ -49,13 +49,11 @@ def save(data_dir: str, container: str, interface: str, netns: str, args: str, n
     text = jsontext.text_of({**netconf, _member: owner}).encode() + b"\n"
     try:
         os.makedirs(data_dir, 0o700, exist_ok=True)
-        name = container
+        # The usual name may be another interface's, or a file of flannel's, which does not say whose it is.
         first = _load(data_dir, container, container)
+        taken = first is not None and first.netconf is not None and first.interface != interface
         aside = f"{container}:{interface}"
-        if (first is not None and first.netconf is not None and first.interface != interface) or _load(
-            data_dir, container, aside
-        ):
-            name = aside
+        name = aside if taken or _load(data_dir, container, aside) else container
         # One name a target, so that what a crash left is overwritten; the runtime does one thing at a time to a container.
         temporary = os.path.join(data_dir, f".{name}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -99,6 +97,15 @@ def every(data_dir: str) -> list[Attachment]:
     except OSError as error:
         raise _unreadable(data_dir, error) from error
     return [attachment for attachment in found if attachment is not None]
+
+
+def forget_unfinished(data_dir: str, container: str, interface: str) -> None:
+    """Remove what an ADD left that was killed while it wrote."""
+    for name in (container, f"{container}:{interface}"):
+        try:
+            os.unlink(os.path.join(data_dir, f".{name}"))
+        except OSError:
+            continue  # as a rule it is not there; what cannot be removed is no reason against DEL
 
 
 def forget(attachment: Attachment) -> None:

@@ -23,7 +23,17 @@ from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, Pod
 
 debian_plugins = Path("/usr/lib/cni")
+manifest_conflist: Mapping[str, Any] = {
+    "name": "cbr0",
+    "cniVersion": "1.0.0",
+    "plugins": [
+        {"type": "flannel", "delegate": {"hairpinMode": True, "isDefaultGateway": True}},
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
+}
+"""What flannel's manifest has, in a version that has CHECK."""
 _limit_s = 30.0
+_numbers = itertools.count(1)
 
 
 def install(bin_dir: Path) -> Path:
@@ -50,38 +60,28 @@ class CniNetwork:
     Args:
         node: whose subnet.env the plugin reads, and in whose namespace the plugins run; its daemon is ready.
         bin_dir: where our plugin is, see `install`.
-        version: of the CNI specification.
-        delegate: what flannel's manifest has, unless given.
+        conflist: the list; only where plugins of type flannel read and write is set to the node's own paths.
     """
 
-    def __init__(
-        self, node: DaemonNode, bin_dir: Path, *, version: str = "1.0.0", delegate: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, node: DaemonNode, bin_dir: Path, conflist: Mapping[str, Any] = manifest_conflist) -> None:
         self.node = node
         node.net = node.pod_net()
         self.path = f"{bin_dir}:{debian_plugins}"
         self.data_dir = node.directory / "cni" / "flannel"
         self.ipam_dir = node.directory / "cni" / "networks"
-        self.conf: dict[str, Any] = {
-            "name": "cbr0",
-            "cniVersion": version,
-            "plugins": [
-                {
-                    "type": "flannel",
-                    "subnetFile": str(node.subnet_file),
-                    "dataDir": str(self.data_dir),
-                    "ipam": {"dataDir": str(self.ipam_dir)},
-                    "delegate": dict(delegate or {"hairpinMode": True, "isDefaultGateway": True}),
-                },
-                {"type": "portmap", "capabilities": {"portMappings": True}},
-            ],
-        }
+        paths = {"subnetFile": str(node.subnet_file), "dataDir": str(self.data_dir)}
+        self.conf = dict(conflist)
+        self.conf["plugins"] = [
+            {**plugin, **paths, "ipam": {**plugin.get("ipam", {}), "dataDir": str(self.ipam_dir)}}
+            if plugin["type"] == "flannel"
+            else plugin
+            for plugin in conflist["plugins"]
+        ]
         self._results: dict[tuple[str, str], dict[str, Any]] = {}
-        self._numbers = itertools.count(1)
 
     def add_pod(self, *, port_mappings: Sequence[Mapping[str, Any]] = ()) -> CniPod:
         """Make a namespace and ADD it; the node removes it when it closes."""
-        pod = CniPod(self, next(self._numbers), {"portMappings": list(port_mappings)} if port_mappings else {})
+        pod = CniPod(self, next(_numbers), {"portMappings": list(port_mappings)} if port_mappings else {})
         self.node.pods.append(pod)
         return pod
 

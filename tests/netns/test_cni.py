@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.lab.cluster import Lab, net_conf
-from dataplane.lab.cni import CniError, CniNetwork, CniPod, install
+from dataplane.lab.cni import CniError, CniNetwork, CniPod, install, manifest_conflist
 from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 
@@ -28,6 +28,7 @@ class Cluster:
     """Two nodes, their network configurations, and a pod on each; the first one's port 7000 is its node's too."""
 
     lab: Lab
+    bin_dir: Path
     nets: tuple[CniNetwork, CniNetwork]
     pods: tuple[CniPod, CniPod]
 
@@ -50,6 +51,7 @@ def cluster() -> Iterator[Cluster]:
         lab.wait_converged()
         yield Cluster(
             lab,
+            bin_dir,
             (one, two),
             (
                 one.add_pod(port_mappings=[{"hostPort": port, "containerPort": port, "protocol": "tcp"}]),
@@ -166,6 +168,46 @@ def test_a_plugin_that_is_killed_leaves_what_del_needs(cluster: Cluster) -> None
     assert (net.data_dir / "killed").stat().st_mode & 0o777 == 0o600
     assert net.data_dir.stat().st_mode & 0o777 == 0o700
     net.delete("killed", "")
+    assert left_on(net) == before
+
+
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0"])
+def test_older_configurations(cluster: Cluster, version: str) -> None:
+    """0.3.1 is what flannel's manifest has."""
+    node = cluster.node
+    net = CniNetwork(node, cluster.bin_dir, {**manifest_conflist, "cniVersion": version})
+    before = left_on(net)
+    pod = net.add_pod()
+    assert pod.result["cniVersion"] == version
+    assert pod.ping(cluster.pods[1], count=1).ok
+    pod.delete()
+    assert left_on(net) == before
+
+
+def test_a_node_with_ipv6_alone(cluster: Cluster) -> None:
+    node = cluster.node
+    flannel = {"type": "flannel", "delegate": {"isDefaultGateway": True, "bridge": "cni6"}}
+    net = CniNetwork(node, cluster.bin_dir, {**manifest_conflist, "name": "six", "plugins": [flannel]})
+    subnet_file = node.directory / "ipv6.env"
+    subnet_file.write_text(
+        "FLANNEL_IPV6_NETWORK=fd00:6::/48\nFLANNEL_IPV6_SUBNET=fd00:6:0:7::1/64\nFLANNEL_MTU=1430\nFLANNEL_IPMASQ=true\n"
+    )
+    net.conf["plugins"][0]["subnetFile"] = str(subnet_file)
+    pod, other = net.add_pod(), net.add_pod()
+    assert (pod.address, pod.address6) == ("", "fd00:6:0:7::2")
+    assert pod.ping(other, 6).ok
+    pod.check()
+    assert " mtu 1430 " in pod.run("ip", "link", "show", "eth0").stdout
+
+
+def test_flannels_plugin_can_delete_what_ours_added(cluster: Cluster) -> None:
+    """It gives the delegate the state file as it is, and removes it."""
+    net = cluster.nets[0]
+    before = left_on(net)
+    pod = net.add_pod()
+    state = net.data_dir / pod.container
+    net.command("DEL", json.loads(state.read_text()), pod.container, pod.netns, "eth0")
+    state.unlink()
     assert left_on(net) == before
 
 

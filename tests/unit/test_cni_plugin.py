@@ -141,6 +141,22 @@ def test_a_damaged_state_without_subnet_env_is_given_up_with_a_note(host: CniHos
     assert host.states() == set()
 
 
+def test_what_a_killed_writer_left_goes_with_del(host: CniHost) -> None:
+    host.data_dir.mkdir()
+    for name in (".c1", ".c1:eth0", ".c2"):
+        (host.data_dir / name).write_bytes(b'{"type"')
+    assert host.run("DEL", host.conf()) == Answer(0, "", "")
+    assert host.states() == {".c2"}
+
+
+def test_without_its_state_on_disk_no_delegate_is_called(host: CniHost) -> None:
+    host.data_dir.write_text("a file where the directory should be")
+    host.script("recorder", "")
+    error = host.run("ADD", host.conf("1.0.0", "recorder")).error
+    assert error["code"] == 5 and f"cannot keep the state of container c1 in {host.data_dir}" in error["msg"]
+    assert not (host.directory / "ADD.stdin").exists()
+
+
 def test_check_needs_the_state_and_gives_the_delegate_the_result(host: CniHost) -> None:
     host.script("recorder", "echo checked >&2")
     result = {
@@ -171,6 +187,17 @@ def test_what_the_delegate_says_reaches_the_runtime_unchanged(host: CniHost) -> 
     assert host.run("DEL", host.conf("1.0.0", "recorder", prevResult={"ips": []})).status == 0
     assert host.given("DEL")["prevResult"] == {"ips": []}
     assert host.states() == set()
+
+
+def test_the_delegate_starts_as_if_the_runtime_had_started_it(host: CniHost) -> None:
+    """No descriptor of ours but stdin, stdout and stderr, and no signal ignored."""
+    seen = host.directory / "seen"
+    host.script("recorder", f"ls /proc/$$/fd > {seen}; grep SigIgn /proc/$$/status >> {seen}")
+    for command in ("ADD", "DEL"):
+        assert host.run(command, host.conf("1.0.0", "recorder")).status == 0
+        descriptors, _, ignored = seen.read_text().rpartition("SigIgn:")
+        assert set(descriptors.split()) <= {"0", "1", "2", "10", "11"}  # the last two are the shell's
+        assert int(ignored, 16) & 0x7FFFFFFF == 0  # beyond are the C library's own
 
 
 def test_a_delegate_that_dies_without_a_word_is_named(host: CniHost) -> None:

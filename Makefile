@@ -32,8 +32,13 @@ $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable '.[dev]'
 	@touch $@
 
-gen: build ## make etcd_pb2.py anew from etcd.proto (committed; a test tells when it is not current)
+gen: build build/tools/helm ## make anew what is generated and committed: etcd_pb2.py, deploy/kubernetes/dataplane.yml (tests tell when one is not current)
 	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. dataplane/stores/etcd.proto
+	@bash tools/manifest.sh > build/manifest.yml && mv build/manifest.yml deploy/kubernetes/dataplane.yml
+
+build/tools/helm: tools/helm.py $(VENV)/.packages
+	@$(BIN)/python tools/helm.py build/tools
+	@touch $@
 
 demo: build ## run a virtual cluster: pods ping and move data over each backend, nothing is left behind
 	@$(BIN)/dataplane demo
@@ -44,7 +49,7 @@ test-c: build ## the C tests under AddressSanitizer and UndefinedBehaviorSanitiz
 	@test -d build/sanitize || meson setup build/sanitize $(SANITIZE) > /dev/null
 	@meson test -C build/sanitize --print-errorlogs
 
-test-python: build ## the Python, namespace and interop tests
+test-python: build build/tools/helm ## the Python, namespace and interop tests
 	@$(BIN)/python -m pytest tests
 
 fuzz: build ## fuzz the two receive parsers from the kept corpus (FUZZ_SECONDS each, default 10)

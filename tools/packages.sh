@@ -10,6 +10,7 @@ needs=(
 	/usr/lib/cni/bridge:containernetworking-plugins
 	etcd:etcd-server etcdctl:etcd-client openssl:openssl
 	unshare:util-linux setpriv:util-linux
+	kubectl:kubernetes-client systemd-analyze:systemd
 	"$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h:python3-dev"
 )
 missing=()

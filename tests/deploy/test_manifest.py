@@ -1,0 +1,172 @@
+"""deploy/kubernetes/dataplane.yml: current, taken by kubectl, in itself consistent, and in flannel's place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from functools import cache
+from ipaddress import ip_network
+from pathlib import Path
+
+import pytest
+from kube_server import kube_server
+from rendering import Document, by_kind, check_model, daemon, installer, pod_spec, read_flags, render, root
+
+from dataplane.cli import commands, flags
+from dataplane.observe.health import health_app
+from dataplane.observe.state import NodeState
+
+manifest = root / "deploy/kubernetes/dataplane.yml"
+
+
+@cache
+def documents() -> dict[str, Document]:
+    return by_kind(manifest.read_text())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    with kube_server() as url:
+        yield url
+
+
+def test_it_is_what_the_chart_says() -> None:
+    made = subprocess.run(["bash", str(root / "tools/manifest.sh")], capture_output=True, text=True, check=True)
+    assert manifest.read_text() == made.stdout, "run: make gen"
+
+
+def test_with_default_values_the_chart_differs_by_the_namespace_alone() -> None:
+    without = {kind: document for kind, document in documents().items() if kind != "Namespace"}
+    assert render() == without
+
+
+@pytest.mark.parametrize(
+    "kind", ["Namespace", "ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "DaemonSet"]
+)
+def test_kubernetes_knows_every_field_of(kind: str) -> None:
+    check_model(documents()[kind])
+
+
+@pytest.mark.parametrize("kubectl", [shutil.which("kubectl") or "kubectl", str(root / "build/tools/kubectl")])
+def test_kubectl_takes_it(kubectl: str, server: str, tmp_path: Path) -> None:
+    words = [
+        kubectl,
+        "--server",
+        server,
+        "apply",
+        "--dry-run=client",
+        "--validate=false",
+        "--output=name",
+        "-f",
+        str(manifest),
+    ]
+    environment = {**os.environ, "HOME": str(tmp_path), "KUBECONFIG": ""}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == {
+        "namespace/kube-flannel",
+        "serviceaccount/flannel",
+        "configmap/kube-flannel-cfg",
+        "clusterrole.rbac.authorization.k8s.io/flannel",
+        "clusterrolebinding.rbac.authorization.k8s.io/flannel",
+        "daemonset.apps/kube-flannel-ds",
+    }
+
+
+def test_it_takes_the_place_of_flannels_objects() -> None:
+    """The selector is the one thing of a DaemonSet that `kubectl apply` can never change: it is flannel's."""
+    workload = documents()["DaemonSet"]
+    labels = {"app": "flannel", "k8s-app": "flannel"}
+    assert workload["metadata"]["name"] == "kube-flannel-ds"
+    assert workload["spec"]["selector"] == {"matchLabels": labels}
+    assert workload["spec"]["template"]["metadata"]["labels"] == {**labels, "tier": "node"}
+    assert daemon(documents())["name"] == "kube-flannel"
+    assert {volume["name"] for volume in pod_spec(documents())["volumes"]} >= {
+        "run", "cni", "cni-plugin", "flannel-cfg", "xtables-lock",
+    }  # fmt: skip
+
+
+def test_rights_are_those_that_are_used() -> None:
+    """Nodes are listed and watched, one's own is read, its status is patched; NODE_NAME saves the look at the pod."""
+    granted = {
+        (resource, verb)
+        for rule in documents()["ClusterRole"]["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {("nodes", "get"), ("nodes", "list"), ("nodes", "watch"), ("nodes/status", "patch")}
+    assert [rule["apiGroups"] for rule in documents()["ClusterRole"]["rules"]] == [[""], [""]]
+    binding = documents()["ClusterRoleBinding"]
+    assert binding["roleRef"]["name"] == documents()["ClusterRole"]["metadata"]["name"]
+    account = documents()["ServiceAccount"]["metadata"]
+    assert binding["subjects"] == [
+        {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
+    ]
+    assert pod_spec(documents())["serviceAccountName"] == account["name"]
+    (node_name,) = daemon(documents())["env"]
+    assert node_name == {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+
+
+def test_privileges_are_those_that_are_needed() -> None:
+    context = daemon(documents())["securityContext"]
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+    assert installer(documents())["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    for container in (daemon(documents()), installer(documents())):
+        asked = container["securityContext"]
+        assert (asked["privileged"], asked["allowPrivilegeEscalation"], asked["readOnlyRootFilesystem"]) == (
+            False,
+            False,
+            True,
+        )
+
+
+def test_every_volume_is_mounted_and_every_mount_has_a_volume() -> None:
+    volumes = [volume["name"] for volume in pod_spec(documents())["volumes"]]
+    mounted = {
+        mount["name"]
+        for container in (daemon(documents()), installer(documents()))
+        for mount in container["volumeMounts"]
+    }
+    assert set(volumes) == mounted and len(volumes) == len(mounted)
+
+
+def test_what_the_daemon_writes_lies_on_the_node() -> None:
+    """With a read-only root every path that a flag names must be mounted, and from the same path of the node."""
+    defaults = {flag.name: flag.default for flag in flags.flags}
+    sources = {
+        volume["name"]: volume["hostPath"]["path"]
+        for volume in pod_spec(documents())["volumes"]
+        if "hostPath" in volume
+    }
+    mounted = {mount["mountPath"]: sources.get(mount["name"]) for mount in daemon(documents())["volumeMounts"]}
+    for directory in (defaults["subnet-file"].parent, defaults["run-dir"]):
+        assert mounted[str(directory)] == str(directory)
+    assert mounted["/run/xtables.lock"] == "/run/xtables.lock"  # iptables(8), the default of XTABLES_LOCKFILE
+
+
+def test_files_of_the_configmap_are_where_they_are_read() -> None:
+    data = documents()["ConfigMap"]["data"]
+    read = {flag.name: flag.default for flag in flags.flags}["net-config-path"]
+    (where,) = (mount for mount in daemon(documents())["volumeMounts"] if mount["name"] == "flannel-cfg")
+    assert str(read.parent) == where["mountPath"] and read.name in data
+    options = dict(word.partition("=")[::2] for word in installer(documents())["args"])
+    assert Path(options["--conf"]).name in data
+    places = {mount["mountPath"] for mount in installer(documents())["volumeMounts"]}
+    assert places == {options["--bin-dir"], options["--conf-dir"], str(Path(options["--conf"]).parent)}
+    assert ip_network(json.loads(data["net-conf.json"])["Network"])
+
+
+def test_probes_ask_what_the_daemon_serves() -> None:
+    container = daemon(documents())
+    assert container["command"] == ["dataplane", "run"] and "run" in commands
+    (port,) = container["ports"]
+    assert read_flags(container["args"])["healthz-port"] == port["containerPort"] == 8081
+    served = {
+        resource.canonical for resource in health_app(NodeState(now=lambda: 0.0, subnet_file="")).router.resources()
+    }
+    for probe in (container["livenessProbe"], container["readinessProbe"]):
+        assert probe["httpGet"]["port"] == port["name"]
+        assert probe["httpGet"]["path"] in served

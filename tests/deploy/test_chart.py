@@ -179,6 +179,8 @@ def test_privileged_says_nothing_that_contradicts_it() -> None:
         (("netpol.enabled=true",), "netpol"),
         ((v6_network, "flannel.vni=10000"), "flannel.vni"),
         (('flannel.backend="udp"', "flannel.directRouting=true"), "flannel.directRouting"),
+        (('flannel.backend="udp"', 'flannel.datapath="kernel"'), "flannel.datapath"),
+        (("flannel.GBP=true",), "flannel.GBP"),
         (('flannel.backend="host-gw"', "flannel.backendPort=1"), "flannel.backendPort"),
     ],
 )

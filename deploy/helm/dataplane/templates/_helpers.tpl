@@ -33,6 +33,12 @@ true
 {{- if and .Values.podCidrv6 (gt (int64 (default 0 $flannel.vni)) 9999) -}}
 {{- fail (printf "flannel.vni is %d: Linux allows a device name flannel-v6.<VNI> up to 9999" (int64 $flannel.vni)) -}}
 {{- end -}}
+{{- if and (eq $flannel.backend "udp") (eq $flannel.datapath "kernel") -}}
+{{- fail "flannel.datapath is kernel: the kernel has no udp backend; allowed with it: auto, userspace" -}}
+{{- end -}}
+{{- if and $flannel.GBP (ne $flannel.datapath "kernel") -}}
+{{- fail (printf "flannel.GBP needs flannel.datapath kernel, and the datapath is %s" $flannel.datapath) -}}
+{{- end -}}
 {{- if $flannel.backendPort -}}
 {{- if eq $flannel.backend "host-gw" -}}
 {{- fail "flannel.backendPort has a meaning with flannel.backend vxlan and udp only, and the backend is host-gw" -}}

@@ -17,7 +17,8 @@ import msgspec
 import yaml
 
 import dataplane
-from dataplane.cli import flags, run
+from dataplane.cli import flags, install_cni, run
+from dataplane.control.options import Options
 
 Document = dict[str, Any]
 
@@ -79,8 +80,17 @@ def installer(documents: dict[str, Document]) -> Document:
     return container
 
 
-def read_flags(words: list[str]) -> dict[str, Any]:
-    """Read the daemon's flags as its command line does; an unknown flag or a wrong value ends the test (exit code 2)."""
+def options(container: Document) -> Options:
+    """Read a container's arguments and environment as the daemon does; a wrong one ends the test (exit code 2)."""
     parser = argparse.ArgumentParser(prog="dataplane run", allow_abbrev=False)
     flags.add_flags(parser)
-    return vars(parser.parse_args(run.prepare(words)))
+    # Of the downward API we need one value, whatever it is.
+    environment = {variable["name"]: variable.get("value", "node-1") for variable in container["env"]}
+    return flags.options(parser, parser.parse_args(run.prepare(container["args"])), environment)
+
+
+def install_options(container: Document) -> argparse.Namespace:
+    """Read the init container's arguments as `dataplane install-cni` does."""
+    parser = argparse.ArgumentParser()
+    install_cni.add_parser(parser.add_subparsers())
+    return parser.parse_args([*container["command"][1:], *container["args"]])

@@ -9,7 +9,19 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import chart, check_model, daemon, helm, installer, pod_spec, read_flags, render, root, template
+from rendering import (
+    chart,
+    check_model,
+    daemon,
+    helm,
+    install_options,
+    installer,
+    options,
+    pod_spec,
+    render,
+    root,
+    template,
+)
 
 from dataplane.backends import from_conf
 from dataplane.backends.base import Backend
@@ -80,8 +92,9 @@ def test_kubernetes_knows_every_field(variant: str) -> None:
 
 @pytest.mark.parametrize("variant", variants)
 def test_the_daemon_knows_every_flag(variant: str) -> None:
-    given = read_flags(daemon(render(*variants[variant]))["args"])
-    assert given["ip-masq"] is True and given["kube-subnet-mgr"] is True
+    given = options(daemon(render(*variants[variant])))
+    assert given.masquerade and given.kube is not None and given.kube.node_name == "node-1"
+    assert given.warnings == ()
 
 
 def test_defaults_are_flannels() -> None:
@@ -98,8 +111,8 @@ def test_vxlans_values_reach_the_backend_and_the_flags() -> None:
     assert isinstance(backend, VxlanBackend)
     assert (backend.vni, backend.port, backend.underlay_mtu) == (9999999, 4789, 9000)
     assert backend.direct_routing and not backend.group_policy
-    given = read_flags(daemon(render(*variants["vxlan"]))["args"])
-    assert (given["datapath"], given["workers"], given["healthz-port"]) == ("userspace", 2, 8081)
+    given = options(daemon(render(*variants["vxlan"])))
+    assert (given.datapath, given.workers, given.healthz_port) == ("userspace", 2, 8081)
 
 
 def test_the_kernels_datapath_needs_no_tun() -> None:
@@ -134,14 +147,14 @@ def test_what_belongs_to_the_node_can_be_chosen() -> None:
     paths = {volume["name"]: volume.get("hostPath", {}).get("path") for volume in spec["volumes"]}
     assert paths["cni-plugin"] == "/usr/libexec/cni" and "cni" not in paths
     assert mounts(installer(documents)) == {"cni-plugin": "/opt/cni/bin"}
-    assert installer(documents)["args"] == ["--bin-dir=/opt/cni/bin", "--runtime"]
+    assert install_options(installer(documents)).conf is None
     assert spec["nodeSelector"] == {"role": "edge"} and "tolerations" not in spec
     assert spec["imagePullSecrets"] == [{"name": "secret"}]
     template_metadata = documents["DaemonSet"]["spec"]["template"]["metadata"]
     assert template_metadata["annotations"] == {"io.kubernetes.cri-o.Devices": "/dev/net/tun"}
     for container in (daemon(documents), installer(documents)):
         assert (container["image"], container["imagePullPolicy"]) == ("registry.example/net/dataplane:1", "Never")
-    assert "healthz-port" not in read_flags(daemon(documents)["args"])
+    assert options(daemon(documents)).healthz_port == 0
     assert not {"ports", "livenessProbe", "readinessProbe"} & set(daemon(documents))
 
 

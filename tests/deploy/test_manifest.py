@@ -13,9 +13,20 @@ from pathlib import Path
 
 import pytest
 from kube_server import kube_server
-from rendering import Document, by_kind, check_model, daemon, installer, pod_spec, read_flags, render, root
+from rendering import (
+    Document,
+    by_kind,
+    check_model,
+    daemon,
+    install_options,
+    installer,
+    options,
+    pod_spec,
+    render,
+    root,
+)
 
-from dataplane.cli import commands, flags
+from dataplane.cli import commands
 from dataplane.observe.health import health_app
 from dataplane.observe.state import NodeState
 
@@ -135,35 +146,36 @@ def test_every_volume_is_mounted_and_every_mount_has_a_volume() -> None:
 
 def test_what_the_daemon_writes_lies_on_the_node() -> None:
     """With a read-only root every path that a flag names must be mounted, and from the same path of the node."""
-    defaults = {flag.name: flag.default for flag in flags.flags}
+    given = options(daemon(documents()))
     sources = {
         volume["name"]: volume["hostPath"]["path"]
         for volume in pod_spec(documents())["volumes"]
         if "hostPath" in volume
     }
     mounted = {mount["mountPath"]: sources.get(mount["name"]) for mount in daemon(documents())["volumeMounts"]}
-    for directory in (defaults["subnet-file"].parent, defaults["run-dir"]):
+    for directory in (given.subnet_file.parent, given.run_dir):
         assert mounted[str(directory)] == str(directory)
     assert mounted["/run/xtables.lock"] == "/run/xtables.lock"  # iptables(8), the default of XTABLES_LOCKFILE
 
 
 def test_files_of_the_configmap_are_where_they_are_read() -> None:
     data = documents()["ConfigMap"]["data"]
-    read = {flag.name: flag.default for flag in flags.flags}["net-config-path"]
+    read = options(daemon(documents())).net_config_path
     (where,) = (mount for mount in daemon(documents())["volumeMounts"] if mount["name"] == "flannel-cfg")
     assert str(read.parent) == where["mountPath"] and read.name in data
-    options = dict(word.partition("=")[::2] for word in installer(documents())["args"])
-    assert Path(options["--conf"]).name in data
+    install = install_options(installer(documents()))
+    assert install.runtime and install.conf.name in data
     places = {mount["mountPath"] for mount in installer(documents())["volumeMounts"]}
-    assert places == {options["--bin-dir"], options["--conf-dir"], str(Path(options["--conf"]).parent)}
+    assert places == {str(install.bin_dir), str(install.conf_dir), str(install.conf.parent)}
     assert ip_network(json.loads(data["net-conf.json"])["Network"])
 
 
 def test_probes_ask_what_the_daemon_serves() -> None:
     container = daemon(documents())
-    assert container["command"] == ["dataplane", "run"] and "run" in commands
+    assert container["command"] == ["dataplane", "run"]
+    assert {"run", installer(documents())["command"][1]} <= set(commands)
     (port,) = container["ports"]
-    assert read_flags(container["args"])["healthz-port"] == port["containerPort"] == 8081
+    assert options(container).healthz_port == port["containerPort"] == 8081
     served = {
         resource.canonical for resource in health_app(NodeState(now=lambda: 0.0, subnet_file="")).router.resources()
     }

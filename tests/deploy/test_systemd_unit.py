@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rendering import read_flags, root
+from rendering import options, root
 
 from dataplane.cli import flags
 
@@ -32,7 +32,7 @@ def test_the_daemon_knows_the_command_line() -> None:
     (line,) = settings("ExecStart")
     command, run, *words = shlex.split(line)
     assert Path(command).name == "dataplane" and run == "run"
-    read_flags(words)
+    assert options({"args": words, "env": []}).warnings == ()
 
 
 def test_named_variables_are_flags() -> None:

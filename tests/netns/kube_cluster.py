@@ -1,4 +1,4 @@
-"""A lab whose leases are Nodes of a Kubernetes API server on the underlay."""
+"""A lab whose leases are Nodes of a Kubernetes API server on the underlay, with the rights that our manifest gives."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
+
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import batch
+from dataplane.lab.kube.access import read_rules
 from dataplane.lab.kube.process import Server
 from dataplane.lab.topology import Underlay
 
+manifest = Path(__file__).parents[2] / "deploy/kubernetes/dataplane.yml"
 address = "192.0.2.250"  # of the API server, on the underlay's bridge
 
 
@@ -32,7 +36,8 @@ class KubeCluster:
             underlay = Underlay()
             undo.callback(underlay.close)
             batch(None, f"address add {address}/24 dev {underlay.prefix}")
-            self.server = undo.enter_context(Server(directory, address))
+            rules = read_rules(yaml.safe_load_all(manifest.read_text()))
+            self.server = undo.enter_context(Server(directory, address, rules=rules))
             conf = net_conf(backend, ipv6=ipv6, options=options)
             self.lab = Lab(conf, options=flags, underlay=underlay, kube=self.server)
             undo.callback(self.lab.close)

@@ -1,6 +1,6 @@
 """The composition root: builds every object of the daemon, runs them as one group of tasks, takes them down in order.
 
-Order of start (flannel main.go): run directory, status and health, store, configuration, interface, kernel device
+Order of start (flannel main.go): run directory, store, status and health, configuration, interface, kernel device
 and VTEP MAC, lease, devices and routes, forwarding table, subnet.env, ready. A node that gets another address or MTU
 lives this again from the lease on (`_life`). What must stay true: of a TUN nothing is left behind by a clean stop or by
 a failure, of the kernel's devices and routes what flannel leaves (leases and subnet.env stay in any case); a stop works
@@ -106,6 +106,8 @@ class Daemon:
         for warning in options.warnings:
             log.warning("%s", warning)
         async with AsyncExitStack() as stack:
+            store = _store(options)
+            stack.push_async_callback(store.close)
             server = Server(self._state, options.run_dir, options.healthz_ip, options.healthz_port)
             stack.push_async_callback(server.close)
             server.open()
@@ -114,7 +116,7 @@ class Daemon:
                 period = watchdog_period(os.environ)
                 if period is not None:
                     spawn(group, "watchdog", self._feed_watchdog(period))
-                await self._start(group, stack)
+                await self._start(group, stack, store)
 
     async def _serve(self, server: Server) -> None:
         # Loading the HTTP library costs more than all else at start, and subnet.env is what pods wait for. Who
@@ -127,9 +129,7 @@ class Daemon:
             _notify("WATCHDOG=1")
             await asyncio.sleep(period)
 
-    async def _start(self, group: asyncio.TaskGroup, stack: AsyncExitStack) -> None:
-        store = _store(self._options)
-        stack.push_async_callback(store.close)
+    async def _start(self, group: asyncio.TaskGroup, stack: AsyncExitStack, store: Store) -> None:
         host = Host()
         stack.push_async_callback(host.close)
         conf = await self._answer("config", "the network configuration", store.read_config)

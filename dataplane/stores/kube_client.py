@@ -43,10 +43,8 @@ _keepalive = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 
-# What lightkube and the parsers below it raise for files that are not as they should be.
-_unusable = (
-    ConfigError,
-    OSError,
+# What lightkube and the parsers below it raise for a file of another form.
+_malformed = (
     KeyError,
     TypeError,
     ValueError,
@@ -228,9 +226,14 @@ def _connect(access: KubeAccess) -> httpx2.AsyncClient:
             ),
             timeout=None,  # each call has a limit of its own
         )
-    except _unusable as error:
-        text = str(error) if isinstance(error, ConfigError | OSError) else repr(error)
-        raise StoreError(f"cannot use {_source(access)}: {printable(text)}") from error
+    except OSError as error:
+        what = error.filename or "a certificate or key that it names"
+        raise StoreError(f"cannot use {_source(access)}: {what}: {error.strerror or error}") from error
+    except ConfigError as error:
+        raise StoreError(f"cannot use {_source(access)}: {printable(str(error))}") from error
+    except _malformed as error:
+        text = f"it is no kubeconfig ({printable(repr(error))}); allowed is one with clusters, contexts, current-context"
+        raise StoreError(f"cannot use {_source(access)}: {text}") from error
 
 
 def _config(access: KubeAccess) -> SingleConfig:
@@ -250,6 +253,8 @@ def _config(access: KubeAccess) -> SingleConfig:
         raise ConfigError("it has no current context")
     if access.api_url:
         config.cluster.server = access.api_url
+    if not config.cluster.server.startswith(("http://", "https://")):
+        raise ConfigError(f"server {config.cluster.server!r} is no URL; allowed are http:// and https://")
     return config
 
 

@@ -257,3 +257,28 @@ def test_a_pod_knows_its_node(server: Server, name: str, tmp_path: Path) -> None
         store = store_of(own, "", tmp_path, pod_namespace="kube-flannel", pod_name="flannel-abc")
         assert acquire(store).subnet == IPv4Network("10.244.7.0/24")
         assert annotations(own, name) == flannels
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "it is no kubeconfig"),
+        ("a: b", "it is no kubeconfig"),
+        (":::", "it is no kubeconfig"),
+        ('{"clusters":[],"contexts":[],"users":[]}', "No current context"),
+        ("SERVER nonsense://", "server 'nonsense://' is no URL"),
+        ("CA /nowhere/ca.crt", "a certificate or key that it names: No such file"),
+    ],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_named(server: Server, tmp_path: Path, text: str, error: str) -> None:
+    path = server.kubeconfig(tmp_path / "kubeconfig")
+    match text.split():
+        case ["SERVER", url]:
+            path.write_text(path.read_text().replace(server.url, url))
+        case ["CA", file]:
+            path.write_text(path.read_text().replace(str(server.certificate), file))
+        case _:
+            path.write_text(text)
+    with pytest.raises(BadInput, match=error) as caught:
+        store_of(server, "us", tmp_path, kubeconfig=path)
+    assert f"--kubeconfig-file {path}" in str(caught.value)

@@ -27,6 +27,8 @@ from rendering import (
 )
 
 from dataplane.cli import commands
+from dataplane.lab.kube.access import Rule, read_rules
+from dataplane.lab.kube.process import flannel_rules, service_account
 from dataplane.observe.health import health_app
 from dataplane.observe.state import NodeState
 
@@ -101,15 +103,11 @@ def test_it_takes_the_place_of_flannels_objects() -> None:
 
 
 def test_rights_are_those_that_are_used() -> None:
-    """Nodes are listed and watched, one's own is read, its status is patched; NODE_NAME saves the look at the pod."""
-    granted = {
-        (resource, verb)
-        for rule in documents()["ClusterRole"]["rules"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
+    """The clusters of tests/netns and tests/kube have an API server that allows just these rules."""
+    granted = read_rules(documents().values())
+    assert {user: [_plain(rule) for rule in rules] for user, rules in granted.items()} == {
+        service_account: [_plain(rule) for rule in flannel_rules]
     }
-    assert granted == {("nodes", "get"), ("nodes", "list"), ("nodes", "watch"), ("nodes/status", "patch")}
-    assert [rule["apiGroups"] for rule in documents()["ClusterRole"]["rules"]] == [[""], [""]]
     binding = documents()["ClusterRoleBinding"]
     assert binding["roleRef"]["name"] == documents()["ClusterRole"]["metadata"]["name"]
     account = documents()["ServiceAccount"]["metadata"]
@@ -117,8 +115,13 @@ def test_rights_are_those_that_are_used() -> None:
         {"kind": "ServiceAccount", "name": account["name"], "namespace": account["namespace"]}
     ]
     assert pod_spec(documents())["serviceAccountName"] == account["name"]
+    # Knowing its Node the daemon does not look up its pod.
     (node_name,) = daemon(documents())["env"]
     assert node_name == {"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}
+
+
+def _plain(rule: Rule) -> tuple[tuple[str, ...], ...]:
+    return tuple(rule.groups), tuple(rule.resources), tuple(rule.verbs), tuple(rule.names)
 
 
 def test_privileges_are_those_that_are_needed() -> None:

@@ -42,7 +42,7 @@ def documents() -> dict[str, Document]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with kube_server() as url:
+    with kube_server() as (url, _):
         yield url
 
 

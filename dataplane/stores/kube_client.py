@@ -232,7 +232,9 @@ def _connect(access: KubeAccess) -> httpx2.AsyncClient:
     except ConfigError as error:
         raise StoreError(f"cannot use {_source(access)}: {printable(str(error))}") from error
     except _malformed as error:
-        text = f"it is no kubeconfig ({printable(repr(error))}); allowed is one with clusters, contexts, current-context"
+        text = (
+            f"it is no kubeconfig ({printable(repr(error))}); allowed is one with clusters, contexts, current-context"
+        )
         raise StoreError(f"cannot use {_source(access)}: {text}") from error
 
 

@@ -13,6 +13,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
@@ -38,7 +39,7 @@ from dataplane.control.rundir import run_directory
 from dataplane.control.say import Say
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
-from dataplane.errors import BadInput, HostError, LeaseLost, StoreError
+from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, NetConf, Peer
@@ -52,6 +53,8 @@ Answer = TypeVar("Answer")
 
 config_retry_s = 1.0
 announce_retry_s = 10.0
+acquire_retry_s = 3.0
+acquire_s = 30.0
 serve_delay_s = 1.0
 
 
@@ -140,8 +143,8 @@ class Daemon:
             public_ip=address or self._options.public_ip,
             public_ipv6=address6 or self._options.public_ipv6,
         )
-        spawn(group, "config", follow_config(store, conf, self._state, self._clock))
         backend = from_conf(conf)
+        spawn(group, "config", follow_config(store, conf, self._state, self._clock))
         external = await self._interface(host, conf)
         own: Lease | None = None
         before: _Life | None = None
@@ -359,11 +362,24 @@ class _Life:
         return own
 
     async def _acquire(self, attrs: LeaseAttrs) -> Lease:
+        """Take our lease, trying for half a minute while the store cannot give one; raises `StoreError`."""
         earlier = subnet_env.read(self._options.subnet_file)
         previous = None
         if earlier.subnet is not None or earlier.ipv6_subnet is not None:
             previous = Lease(earlier.subnet, earlier.ipv6_subnet, LeaseAttrs())
-        return await self._store.acquire(attrs, previous)
+        end = time.monotonic() + acquire_s
+        while True:
+            try:
+                own = await self._store.acquire(attrs, previous)
+            except StoreError as error:
+                if isinstance(error, OutOfSubnets) or time.monotonic() + acquire_retry_s > end:
+                    raise
+                self._state.blockers["acquire"] = f"no lease yet: {error}"
+                log.warning("no lease yet, trying again: %s", error)
+                await asyncio.sleep(acquire_retry_s)
+            else:
+                self._state.blockers.pop("acquire", None)
+                return own
 
     async def _move(self, earlier: Lease, attrs: LeaseAttrs) -> Lease:
         """Tell the peers where we are now, for as long as it takes; raises `LeaseLost`."""

@@ -94,7 +94,7 @@ def _facts(document: dict[str, Any], now: float) -> Table:
 def time_left(expires: float | None, now: float) -> str:
     """Say how long a lease lasts; None is for ever."""
     if expires is None:
-        return "for ever (reserved)"
+        return "has no end"
     left = int(expires - now)
     if left <= 0:
         return "expired"

@@ -81,8 +81,8 @@ class TunDevice:
         # The core and the TUN library are needed here only; control's tests run without them.
         from dataplane.core import Forwarder as CoreForwarder
         from dataplane.core import ForwarderConfig
+        from dataplane.host.devconf import prepare_tun
         from dataplane.host.sockets import open_receive, open_sources
-        from dataplane.host.sysctl import prepare_tun
         from dataplane.host.tun import open_tun
 
         with ExitStack() as undo:

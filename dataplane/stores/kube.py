@@ -8,7 +8,6 @@ Source: flannel pkg/subnet/kube/kube.go; flannel.md section 3.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -30,8 +29,6 @@ from dataplane.stores.kube_watch import Position, Spans, follow
 
 log = logging.getLogger(__name__)
 
-retry_s = 3.0
-give_up_s = 30.0
 look_s = 10.0  # between two requests of `ping` while all is well: as often as a kubelet renews its own Lease
 
 
@@ -91,7 +88,7 @@ class KubeStore(Store):
             return None
 
     async def acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
-        """Return the lease that our Node is, with our annotations on it; tries for 30 s.
+        """Return the lease that our Node is, with our annotations on it.
 
         Args:
             previous: does not matter, the Node's subnets do.
@@ -99,15 +96,7 @@ class KubeStore(Store):
             BadInput: a subnet of the Node is none, or not inside the overlay network.
             StoreError: no pod subnet is assigned, or the API server does not let us or does not answer.
         """
-        end = time.monotonic() + give_up_s
-        while True:
-            try:
-                return await self._claim(attrs)
-            except StoreError as error:
-                if time.monotonic() + retry_s > end:
-                    raise
-                log.warning("no lease yet: %s; trying again", error)
-            await asyncio.sleep(retry_s)
+        return await self._claim(attrs)
 
     async def renew(self, lease: Lease, attrs: LeaseAttrs | None = None) -> Lease:
         """Put our annotations back where they are not what they should be, or new ones, and return the lease.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
@@ -11,11 +10,9 @@ import pytest
 from kube_places import annotations, dual, mac, run, store_of, vxlan
 
 from dataplane.errors import BadConfig, BadInput, LeaseLost, StoreError
-from dataplane.lab.commands import wait_for
 from dataplane.lab.kube.access import Rule
 from dataplane.lab.kube.process import Server, service_account
 from dataplane.model import Lease, LeaseAttrs
-from dataplane.stores import kube
 from dataplane.stores.kube import KubeStore
 
 flannels = {
@@ -144,23 +141,12 @@ def test_a_node_with_wrong_subnets_ends_the_start(
     assert annotations(server, name) == {}
 
 
-def test_a_pod_cidr_that_comes_late_is_waited_for(
-    server: Server, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(kube, "retry_s", 0.05)
-
-    async def work() -> Lease:
-        store = store_of(server, name, tmp_path)
-        acquiring = asyncio.create_task(store.acquire(vxlan, None))
-        await asyncio.to_thread(wait_for, lambda: "not found" in caplog.text, 10, "the Node to be missed")
-        server.add_node(name)
-        await asyncio.to_thread(wait_for, lambda: "pod cidr not assigned" in caplog.text, 10, "its subnet to be missed")
-        server.patch(name, {"spec": {"podCIDR": "10.244.7.0/24", "podCIDRs": ["10.244.7.0/24"]}})
-        lease: Lease = await acquiring
-        await store.close()
-        return lease
-
-    assert run(work()).subnet == IPv4Network("10.244.7.0/24")
+def test_a_node_without_a_subnet_is_no_lease_yet(server: Server, name: str, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=f'nodes "{name}" not found'):
+        acquire(store_of(server, name, tmp_path))
+    server.add_node(name)
+    with pytest.raises(StoreError, match=f'node "{name}" pod cidr not assigned'):
+        acquire(store_of(server, name, tmp_path))
 
 
 def test_a_network_is_needed(server: Server, name: str, tmp_path: Path) -> None:
@@ -235,8 +221,7 @@ def test_the_network_is_announced_beside_the_other_conditions(server: Server, na
 # Rights and names
 
 
-def test_who_may_not_patch_is_told_so(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kube, "give_up_s", 0.0)
+def test_who_may_not_patch_is_told_so(tmp_path: Path, name: str) -> None:
     directory = tmp_path / "server"
     directory.mkdir()
     rules = {service_account: (Rule(("",), ("nodes",), ("get", "list", "watch")),)}

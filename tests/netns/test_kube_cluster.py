@@ -129,6 +129,22 @@ def test_a_pod_of_the_cluster_uses_its_service_account(tmp_path: Path) -> None:
         wait_for(lambda: peers(node) == {"10.244.9.0/24"}, 20, "a change to come with the new token")
 
 
+def test_a_pod_subnet_that_comes_late_is_waited_for(tmp_path: Path) -> None:
+    with KubeCluster(tmp_path, "vxlan") as cluster:
+        server, lab = cluster.server, cluster.lab
+        lab.add("dataplane")
+        node = lab.daemons[0]
+        server.delete_node("node1")
+        server.add_node("node1")
+        node.start_daemon()
+        missing = 'no lease yet: node "node1" pod cidr not assigned'
+        wait_for(
+            lambda: missing in json.dumps((node.status() or {}).get("problems")).replace("\\", ""), 10, "the reason"
+        )
+        server.patch("node1", {"spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24"]}})
+        node.wait_ready()
+
+
 # Two clusters at a time would have one address on two bridges: from here on there is this one alone
 
 

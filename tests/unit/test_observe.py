@@ -292,7 +292,7 @@ def test_every_drop_reason_of_the_core_has_a_word() -> None:
     assert reasons == set(status_view.drop_words)
 
 
-@pytest.mark.parametrize("expires_in, text", [(None, "for ever"), (-1, "expired"), (59, "59 s"), (7260, "2 h 1 min")])
+@pytest.mark.parametrize("expires_in, text", [(None, "no end"), (-1, "expired"), (59, "59 s"), (7260, "2 h 1 min")])
 def test_time_left(expires_in: float | None, text: str) -> None:
     expires = None if expires_in is None else now_s + expires_in
     assert text in status_view.time_left(expires, now_s)

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 from typing import Any
 
-from dataplane.lab import kube_discovery
+import kube_discovery
 
 Document = dict[str, Any]
 

@@ -148,6 +148,7 @@ impossible = {
     "TCP type on ICMP": (icmp, Offload(1, gso_tcp4, 28, 50, 20, 2)),
     "segments of 0 bytes": (tcp4, Offload(1, gso_tcp4, 40, 0, 20, 16)),
     "segments of 7 bytes": (tcp4, Offload(1, gso_tcp4, 40, 7, 20, 16)),
+    # The kernel makes no crumbs; a pod with a raw device could stop everybody else's traffic with them.
     "129 datagrams": (udp4, Offload(1, gso_udp, 28, 23, 20, 6)),
     "nothing to cut": (bare, Offload(1, gso_tcp4, 40, 1000, 20, 16)),
     "checksum behind the packet": (good_out, Offload(1, 0, 0, 0, 20, len(good_out) - 21)),

@@ -121,6 +121,7 @@ def iperf3(
     address: str,
     *,
     seconds: float = 1.0,
+    amount: int | None = None,
     streams: int = 1,
     reverse: bool = False,
     udp_mbps: float | None = None,
@@ -132,13 +133,15 @@ def iperf3(
     Args:
         address: the server's, as the client reaches it.
         seconds: of data, rounded up to whole ones.
+        amount: bytes of payload to send instead, however long that takes (at most some ten seconds).
         reverse: let the data flow from server to client.
         udp_mbps: UDP datagrams at this rate instead of TCP; `length` is then their payload in bytes.
     Raises:
         CommandFailed: iperf3 could not connect, or reported an error.
     """
     whole_seconds = max(1, -int(-seconds // 1))
-    words = ["iperf3", "-c", address, "-p", str(iperf_port), "-t", str(whole_seconds), "-J", "-P", str(streams)]
+    until = ["-t", str(whole_seconds)] if amount is None else ["-n", str(amount)]
+    words = ["iperf3", "-c", address, "-p", str(iperf_port), *until, "-J", "-P", str(streams)]
     words += ["--connect-timeout", "3000"]
     if reverse:
         words.append("-R")

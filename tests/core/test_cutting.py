@@ -106,6 +106,7 @@ def test_the_largest_super_packets(offloads: frozenset[str], gso_size: int) -> N
         edges.send_tun(data, offload)
         assert [edges.recv_underlay()[0][22:] for _ in range(-(-len(payload) // gso_size))] == cut(whole, gso_size)
         assert edges.drops() == {}
+        edges.forwarder.stop()
         sends = edges.forwarder.counters()["underlay_sends"]
         assert (sends < 150) if "udp_segment" in offloads else (sends == -(-len(payload) // gso_size))
 

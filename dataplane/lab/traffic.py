@@ -6,11 +6,12 @@ What must stay true: every run is bounded in time, and loss is reported as numbe
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from dataplane.lab.commands import CommandFailed, LabError, inside_of, run
@@ -52,7 +53,7 @@ def ping(
         size: length of the whole IP packet in bytes, headers included.
         whole: forbid fragments (DF, and no fragmenting at the source).
         ttl: hop limit of the requests.
-        wait_s: seconds to wait for the last answer.
+        wait_s: seconds to wait for the last answer; under one second ping may leave earlier, see below.
     """
     words = ["ping", "-n", "-c", str(count), "-i", f"{interval:g}", "-W", f"{wait_s:g}"]
     if size is not None:
@@ -61,9 +62,17 @@ def ping(
         words += ["-M", "do"]
     if ttl is not None:
         words += ["-t", str(ttl)]
+    # Once anything was answered ping waits no longer than an interval or two round trips, which a busy machine may take
+    # longer than, unless it has a deadline (whole seconds); then it sends more until `count` are answered.
+    if wait_s >= 1:
+        words += ["-w", str(math.ceil(count * interval + wait_s))]
     limit = count * max(interval, 0.1) + wait_s + 10
     done = run(namespace, *words, *options, address, check=False, timeout=limit)
-    return read_ping(done.stdout + done.stderr)
+    seen = read_ping(done.stdout + done.stderr)
+    if seen.sent <= count:
+        return seen
+    answered = {int(number) for number in re.findall(r"bytes from \S+ icmp_seq=(\d+)", seen.text)}
+    return replace(seen, sent=count, received=sum(number <= count for number in answered))
 
 
 def read_ping(text: str) -> Ping:

@@ -49,8 +49,12 @@ test-c: build ## the C tests under AddressSanitizer and UndefinedBehaviorSanitiz
 	@test -d build/sanitize || meson setup build/sanitize $(SANITIZE) > /dev/null
 	@meson test -C build/sanitize --print-errorlogs
 
-test-python: build build/tools/helm ## the Python, namespace and interop tests
-	@$(BIN)/python -m pytest tests
+# Files go to the two workers in the order of the folders: the long ones are in the middle, the small ones fill up the end.
+# Compiled before, so that hundreds of daemons need not be, also where PYTHONDONTWRITEBYTECODE is set.
+test-python: build build/tools/helm ## the Python, namespace and interop tests: two at a time, then alone what is held to a time
+	@$(BIN)/python -m compileall -q dataplane
+	@$(BIN)/python -m pytest tests -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests -m alone
 
 fuzz: build ## fuzz the two receive parsers from the kept corpus (FUZZ_SECONDS each, default 10)
 	@test -d build/fuzz || CC=clang meson setup build/fuzz -Dfuzz=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
@@ -72,4 +76,5 @@ bench: build ## the benchmark suite, about 25 minutes (BENCH=--quick: under one)
 	@$(BIN)/dataplane bench --output $(BENCH_OUTPUT) $(BENCH)
 
 clean: ## remove everything that the other targets made
+	find dataplane -name __pycache__ -exec rm -rf {} +
 	rm -rf build $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

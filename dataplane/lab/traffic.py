@@ -6,11 +6,12 @@ What must stay true: every run is bounded in time, and loss is reported as numbe
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, Any
 
 from dataplane.lab.commands import CommandFailed, LabError, inside_of, run
@@ -52,7 +53,7 @@ def ping(
         size: length of the whole IP packet in bytes, headers included.
         whole: forbid fragments (DF, and no fragmenting at the source).
         ttl: hop limit of the requests.
-        wait_s: seconds to wait for the last answer.
+        wait_s: seconds to wait for the last answer; under one second ping may leave earlier, see below.
     """
     words = ["ping", "-n", "-c", str(count), "-i", f"{interval:g}", "-W", f"{wait_s:g}"]
     if size is not None:
@@ -61,9 +62,17 @@ def ping(
         words += ["-M", "do"]
     if ttl is not None:
         words += ["-t", str(ttl)]
+    # Once anything was answered ping waits no longer than an interval or two round trips, which a busy machine may take
+    # longer than, unless it has a deadline (whole seconds); then it sends more until `count` are answered.
+    if wait_s >= 1:
+        words += ["-w", str(math.ceil(count * interval + wait_s))]
     limit = count * max(interval, 0.1) + wait_s + 10
     done = run(namespace, *words, *options, address, check=False, timeout=limit)
-    return read_ping(done.stdout + done.stderr)
+    seen = read_ping(done.stdout + done.stderr)
+    if seen.sent <= count:
+        return seen
+    answered = {int(number) for number in re.findall(r"bytes from \S+ icmp_seq=(\d+)", seen.text)}
+    return replace(seen, sent=count, received=sum(number <= count for number in answered))
 
 
 def read_ping(text: str) -> Ping:
@@ -121,6 +130,7 @@ def iperf3(
     address: str,
     *,
     seconds: float = 1.0,
+    amount: int | None = None,
     streams: int = 1,
     reverse: bool = False,
     udp_mbps: float | None = None,
@@ -132,13 +142,15 @@ def iperf3(
     Args:
         address: the server's, as the client reaches it.
         seconds: of data, rounded up to whole ones.
+        amount: bytes of payload to send instead, however long that takes (at most some ten seconds).
         reverse: let the data flow from server to client.
         udp_mbps: UDP datagrams at this rate instead of TCP; `length` is then their payload in bytes.
     Raises:
         CommandFailed: iperf3 could not connect, or reported an error.
     """
     whole_seconds = max(1, -int(-seconds // 1))
-    words = ["iperf3", "-c", address, "-p", str(iperf_port), "-t", str(whole_seconds), "-J", "-P", str(streams)]
+    until = ["-t", str(whole_seconds)] if amount is None else ["-n", str(amount)]
+    words = ["iperf3", "-c", address, "-p", str(iperf_port), *until, "-J", "-P", str(streams)]
     words += ["--connect-timeout", "3000"]
     if reverse:
         words.append("-R")

@@ -252,6 +252,11 @@ class Edges:
         moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
         assert moved == expected
 
+    def expect_count(self, counter: str, value: int) -> None:
+        """The counter comes to exactly this value. What leaves is counted when it has left, so it may be seen before."""
+        self.wait_for(counter, value)
+        assert self.forwarder.counters()[counter] == value
+
     def wait_for(self, counter: str, value: int) -> None:
         """Until the counter has come to the value: looks, with a deadline."""
         deadline = time.monotonic() + patience_s

@@ -88,6 +88,7 @@ def test_the_callers_descriptors_stay_open(vxlan_edges: Edges) -> None:
     assert vxlan_edges.recv_underlay()[0][22:] == good_out
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("spin_us", [0, 10_000_000])
 def test_stop_is_prompt_while_traffic_flows(spin_us: int) -> None:
     with Edges("vxlan", workers=2, start=False) as edges:
@@ -112,6 +113,7 @@ def test_stop_is_prompt_while_traffic_flows(spin_us: int) -> None:
         assert edges.forwarder.failures == ()
 
 
+@pytest.mark.alone
 def test_stop_wakes_sleepers(vxlan_edges: Edges) -> None:
     vxlan_edges.renew(start=True)
     vxlan_edges.wait_for("sleeps", 1)

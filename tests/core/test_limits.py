@@ -8,7 +8,7 @@ import socket
 import time
 
 from edges import Edges, patience_s, vxlan
-from packets import good_out, inward, outward
+from packets import good_in, good_out, inward, outward
 from scapy.layers.inet import IP
 
 from dataplane.core import all_offloads
@@ -28,6 +28,21 @@ def test_a_host_that_does_not_read() -> None:
         assert 0 < writes < 300
         assert edges.drops() == {"tun_full": 300 - writes}
         assert [edges.recv_tun()[1] for _ in range(writes)] == packets[:writes]
+
+
+def test_what_the_kernel_drops_at_the_socket_is_counted() -> None:
+    """Nobody reads the socket, so its buffer overflows; the kernel's count is ours."""
+    with Edges("vxlan", start=False) as edges:
+        room = 20_000
+        for fd in edges.config.receive_fds:
+            with socket.socket(fileno=os.dup(fd)) as receive:
+                receive.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room)
+        for _ in range(200):
+            edges.send_underlay(vxlan(good_in))
+        lost = edges.drops()["receive_socket"]
+        assert 0 < lost < 200
+        edges.forwarder.start()
+        edges.wait_for("rx_packets", 200 - lost)
 
 
 def test_icmp_errors_have_a_budget_of_each_kind(vxlan_edges: Edges) -> None:

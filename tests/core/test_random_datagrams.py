@@ -60,6 +60,7 @@ def test_nothing_but_drop_counters_moves(backend: str, sender: str, make: Callab
                         sent += 1
             edges.send_underlay(marker)
             assert edges.recv_tun_until(comes) == []
+        edges.forwarder.stop()
         drops = edges.drops()
         assert "receive_socket" not in drops
         assert sum(drops.values()) == sent

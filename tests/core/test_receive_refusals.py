@@ -133,6 +133,7 @@ inner = [
     ("multicast", inward(dst="224.0.0.5")),
     ("multicast", inward(dst="255.255.255.255")),
     ("multicast", inward(dst="0.0.0.0")),
+    ("multicast", inward(dst="10.5.1.255")),  # our own subnet's broadcast
     ("multicast", inward(6, dst="ff02::1")),
     ("multicast", inward(6, dst="fe80::1")),
     ("ra", IPv6(src="fd05:2::9", dst="fd05:1::9", hlim=255) / ra),

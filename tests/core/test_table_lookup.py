@@ -10,6 +10,7 @@ from edges import Edges, all_peers, peer_mac, vxlan
 from hypothesis import given
 from hypothesis import strategies as st
 from packets import examples, good_in, good_out, inward, outward
+from twin.icmp import net_unreachable
 
 from dataplane.core import max_peers
 from dataplane.errors import CoreError
@@ -122,6 +123,42 @@ def test_ten_thousand_peers(vxlan_edges: Edges) -> None:
         vxlan_edges.send_underlay(vxlan(bytes(inward(src=str(nets[3][7]))), source=number_mac(3)))
         vxlan_edges.send_underlay(vxlan(good_in))
         assert vxlan_edges.recv_tun_until(good_in) == []
+
+
+def test_ten_thousand_peers_go_under_traffic(vxlan_edges: Edges) -> None:
+    """Packets to a peer that stays are carried all the while; whoever is gone is answered for."""
+    nets = [IPv4Network((0x0B000000 + (n << 8), 24)) for n in range(10_000)]
+    vxlan_edges.forwarder.update(Peer(net, hop, peer_mac) for net in nets)
+    done = threading.Event()
+
+    def take_away() -> None:
+        for first in range(0, 2000, 40):
+            vxlan_edges.forwarder.update([], nets[first : first + 40])
+        done.set()
+
+    before = vxlan_edges.forwarder.counters()["table_changes"]
+    taking = threading.Thread(target=take_away)
+    taking.start()
+    carried = 0
+    with vxlan_edges.expect_drops():
+        while not done.is_set() or carried < 100:
+            vxlan_edges.send_tun(good_out)
+            assert vxlan_edges.recv_underlay()[0][22:] == good_out
+            carried += 1
+    taking.join()
+    assert vxlan_edges.forwarder.counters()["table_changes"] - before > 1
+    gone = bytes(outward(dst=str(nets[0][1])))
+    with vxlan_edges.expect_drops(send_no_route=1):
+        vxlan_edges.send_tun(gone)
+        assert vxlan_edges.recv_tun()[1] == net_unreachable(gone, ip_address("10.5.1.0"))
+    vxlan_edges.forwarder.update([], nets)
+
+
+def test_more_peers_than_the_table_holds() -> None:
+    with Edges("vxlan") as edges:
+        prefixes = IPv4Network("20.0.0.0/8").subnets(new_prefix=32)
+        with pytest.raises(CoreError, match=f"at most {max_peers}"):
+            edges.forwarder.update(Peer(next(prefixes), hop, peer_mac) for _ in range(max_peers))
 
 
 def test_a_reused_slot_begins_at_zero(vxlan_edges: Edges) -> None:

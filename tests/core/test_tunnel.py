@@ -142,7 +142,7 @@ def test_what_was_queued_before_leaves_before() -> None:
         edges.forwarder.start()
         assert [edges.recv_underlay()[0][22:] for _ in range(2)] == [small, small]
         assert read_frame(edges.recv_tap(), 22).header.gso_size == 1000
-        assert edges.forwarder.counters()["underlay_sends"] == 2
+        edges.expect_count("underlay_sends", 2)
 
 
 def test_a_tap_that_is_gone_is_not_tried_again(tap_edges: Edges) -> None:
@@ -160,7 +160,7 @@ def test_a_tap_that_is_gone_is_not_tried_again(tap_edges: Edges) -> None:
         give(tap_edges, tcp_whole)
         expect_datagrams(tap_edges, tcp_whole)
     assert tap_edges.drops() == {}
-    assert tap_edges.forwarder.counters()["tunnel_sends"] == 1
+    tap_edges.expect_count("tunnel_sends", 1)
 
 
 def test_a_full_tap_is_tried_again(tap_edges: Edges) -> None:
@@ -178,7 +178,7 @@ def test_a_full_tap_is_tried_again(tap_edges: Edges) -> None:
     give(tap_edges, tcp_whole)
     assert read_frame(tap_edges.recv_tap(), 22).header.gso_size == 1000
     assert tap_edges.drops() == {}
-    assert tap_edges.forwarder.counters()["tunnel_sends"] == 1
+    tap_edges.expect_count("tunnel_sends", 1)
 
 
 @pytest.mark.parametrize("over", [0, 1])
@@ -201,7 +201,7 @@ def test_one_segment_is_no_super_packet(tap_edges: Edges, length: int, frames: i
         assert read_frame(tap_edges.recv_tap(), 22).header.gso_size == 1000
     else:
         expect_datagrams(tap_edges, whole)
-    assert tap_edges.forwarder.counters()["tunnel_sends"] == frames
+    tap_edges.expect_count("tunnel_sends", frames)
 
 
 @pytest.mark.parametrize("version", [4, 6])

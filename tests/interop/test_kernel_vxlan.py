@@ -24,6 +24,7 @@ from dataplane.lab.traffic import ping
 
 versions = pytest.mark.parametrize("version", [4, 6])
 directions = pytest.mark.parametrize("direction", ["to kernel", "from kernel"])
+tcp_bytes = 20 << 20  # a stream's
 # What a sender leaves to a NIC; without them each packet leaves finished and no larger than the MTU.
 sending = ("tso", "gso", "tx-udp-segmentation", "tx-udp_tnl-segmentation", "tx-udp_tnl-csum-segmentation", "tx")
 
@@ -114,7 +115,7 @@ def test_tunnel_addresses_ping(cluster: Lab, version: int) -> None:
 @pytest.mark.parametrize("streams", [1, 4])
 def test_tcp(cluster: Lab, version: int, direction: str, streams: int) -> None:
     one, other = ends(cluster, direction)
-    moved = one.iperf3(other, version, seconds=1, streams=streams)
+    moved = one.iperf3(other, version, amount=streams * tcp_bytes, streams=streams)
     assert moved.gbps > 0.1
     # Each stream has moved data: none hung while the others went on.
     for stream in moved.document["end"]["streams"]:
@@ -126,7 +127,7 @@ def test_tcp(cluster: Lab, version: int, direction: str, streams: int) -> None:
 def test_tcp_reversed(cluster: Lab, version: int, direction: str) -> None:
     """The connection is opened by the receiver of the data."""
     one, other = ends(cluster, direction)
-    assert other.iperf3(one, version, seconds=1, reverse=True).gbps > 0.1
+    assert other.iperf3(one, version, amount=tcp_bytes, reverse=True).gbps > 0.1
 
 
 @versions
@@ -135,8 +136,9 @@ def test_tcp_reversed(cluster: Lab, version: int, direction: str) -> None:
 def test_udp(cluster: Lab, version: int, direction: str, length: int) -> None:
     one, other = ends(cluster, direction)
     # iperf3 needs 16 bytes for its own header.
-    sent = one.iperf3(other, version, seconds=1, udp_mbps=length * 8 / 1000, length=max(length, 16))
-    assert sent.packets > 50
+    length = max(length, 16)
+    sent = one.iperf3(other, version, amount=500 * length, udp_mbps=2000 * length * 8 / 1e6, length=length)
+    assert sent.packets >= 500
     assert sent.lost_percent < 1
 
 

@@ -129,6 +129,7 @@ def test_a_device_set_down_comes_up_again(make_lab: MakeLab, backend: str) -> No
 # Start and stop
 
 
+@pytest.mark.alone
 @backends
 def test_subnet_env_is_there_within_a_second(make_lab: MakeLab, backend: str) -> None:
     lab = make_lab(backend)

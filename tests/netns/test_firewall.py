@@ -291,6 +291,7 @@ async def test_ipv4_alone_touches_nothing_of_ipv6(kind: str) -> None:
         assert run(None, "cat", "/proc/net/ip6_tables_names").stdout == ""
 
 
+@pytest.mark.alone
 @isolated(*kinds)
 async def test_removed_rules_come_back_and_then_there_is_peace(kind: str) -> None:
     # The legacy interface gives no notice; there the timer must do it.

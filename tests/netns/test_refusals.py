@@ -211,6 +211,7 @@ def test_100000_random_datagrams_under_traffic(siege: Siege, who: str) -> None:
     assert status["ready"], status["problems"]
 
 
+@pytest.mark.alone
 def test_nothing_hostile_passes_under_full_load(siege: Siege) -> None:
     """Four TCP streams run at full speed; every refusal among them ends in its own counter, none comes in."""
     assert siege.honest.net is not None

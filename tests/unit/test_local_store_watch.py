@@ -38,6 +38,7 @@ def test_watch_tells_a_snapshot_then_every_change_of_every_daemon(tmp_path: Path
     run(tmp_path, test)
 
 
+@pytest.mark.alone
 def test_a_change_is_told_within_fifty_milliseconds(tmp_path: Path) -> None:
     async def test(machine: Machine) -> None:
         own, other = machine.store(), machine.store()

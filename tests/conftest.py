@@ -1,0 +1,27 @@
+"""Running two at a time (`pytest -n 2`): every worker has an enclosure of its own, so that nothing of two labs can meet.
+
+What must stay true: within an enclosure one test runs at a time; names, addresses, ports and processes are its alone.
+Where no enclosure can be made the run ends with the reason and exit code 1, as it does without workers (lab_fixtures).
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+
+import pytest
+from execnet import XSpec
+
+from dataplane.errors import HostError
+from dataplane.lab import enclosure
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: list[XSpec]) -> None:
+    """Start the workers' interpreters inside."""
+    try:
+        enclosure.run(["true"])
+    except HostError as error:
+        pytest.exit(f"tests in namespaces cannot run: {error}", 1)
+    for spec in specs:
+        spec.python = shlex.join([sys.executable, "-m", "dataplane.lab.enclosure", "--", sys.executable])

@@ -108,7 +108,7 @@ class KernelKeeper:
             if self._index is None or not self._pending:
                 return
             try:
-                await self._program(self._index, None)
+                await self._program(self._index)
             except HostError as error:
                 self._state.blockers[f"device {self.plan.name}"] = f"{self.plan.name}: {error}"
                 self._say.warn("ensure", f"{self.plan.name}: {error}", self._state.now())
@@ -141,9 +141,9 @@ class KernelKeeper:
                 self._state.events["repairs"] += 1
                 text = f"{self.plan.name}: put back what somebody removed: {what}"
                 self._say.warn(what, text, self._state.now())
-        await self._routes.ensure(interface.index, index)
-        self._pending.update(self._wanted, self._tunnelled)
-        await self._program(index, await vxlan.read_entries(self._host, index))
+        looked = await self._routes.look(interface.index, index)
+        self._pending |= {*looked, *self._wanted, *self._tunnelled}
+        await self._program(index, looked, await vxlan.read_entries(self._host, index))
 
     async def _set_up(self, index: int) -> list[str]:
         """Make MTU, state and address equal to the plan; other addresses inside the overlay go, as flannel has it."""
@@ -164,20 +164,24 @@ class KernelKeeper:
             done.append(f"link up with MTU {self.plan.mtu}")
         return done
 
-    async def _program(self, index: int, found: Entries | None) -> None:
+    async def _program(self, index: int, looked: Collection[IPNetwork] = (), found: Entries | None = None) -> None:
         """Bring pending prefixes up to date: neighbours, FDB, then the route, in flannel's order.
 
+        What is not needed any more goes last, so that no packet finds a route before its neighbour, or after it.
+
         Args:
+            looked: prefixes whose routes were looked at just now.
             found: all that the device knows, where that was looked at; what is nobody's is removed then.
         """
         interface = await find_external(self._host, self.plan.interface, self.plan.underlay_address)
         prefixes, self._pending = self._pending, set()
-        await self._routes.judge(prefixes)
+        await self._routes.judge(prefixes.difference(looked))
         put, gone = self._take(prefixes)
         if found is not None:
             put, gone = self._compare(found)
-        refused = await vxlan.change_entries(self._host, index, put, gone)
+        refused = await vxlan.put_entries(self._host, index, put)
         await self._routes.apply(prefixes, interface.index, index)
+        refused |= await vxlan.remove_entries(self._host, index, gone)
         self._tell(refused)
         self._state.events["table_updates"] += 1
 

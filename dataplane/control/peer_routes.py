@@ -65,10 +65,11 @@ class PeerRoutes:
         self._others: frozenset[Route] | None = None
         self._made: dict[IPNetwork, Route] = {}
         self._swept = False
+        self._missing: list[str] = []  # found by `look`, put back by `apply`
         self._refused: set[IPNetwork] = set()
 
     async def apply(self, prefixes: Collection[IPNetwork], interface: int, device: int | None) -> None:
-        """Bring the routes of these prefixes, which `judge` has seen, up to date.
+        """Bring the routes of these prefixes, which `judge` or `look` has seen, up to date.
 
         Args:
             interface, device: indices of the external interface and of the vxlan device, None without one.
@@ -88,11 +89,23 @@ class PeerRoutes:
                 self._made.pop(route.prefix, None)
         self._made.update({route.prefix: route for route in put if route not in refused})
         self._tell({route.prefix: text for route, text in refused.items()}, prefixes)
+        missing, self._missing = self._missing, []
+        if missing:
+            self._state.events["repairs"] += len(missing)
+            text = f"{self._plan.name}: put back routes that were gone or changed: {_some(missing)}"
+            self._say.warn("missing", text, self._state.now())
 
     async def ensure(self, interface: int, device: int | None) -> None:
         """Look at all routes and put back what is missing; the first time also remove an earlier life's."""
+        await self.apply(await self.look(interface, device), interface, device)
+
+    async def look(self, interface: int, device: int | None) -> set[IPNetwork]:
+        """Find out which routes there are; return every prefix that `apply` should be given. Raises `HostError`.
+
+        The first time, what an earlier life left is removed.
+        """
         if self._swept and self._direct is Direct.never and device is None:
-            return  # there are none
+            return set()  # there are none
         found: dict[IPNetwork, list[Route]] = {}
         others = []
         for version in {network.version for network in self._plan.networks}:
@@ -106,20 +119,15 @@ class PeerRoutes:
             self._reached = None
         prefixes = {*self._wanted, *self._made}
         await self.judge(prefixes)
-        missing = []
         for prefix in prefixes:
             wanted, made = self._route(prefix, interface, device), self._made.pop(prefix, None)
             present = next((route for route in found.get(prefix, ()) if route in (made, wanted)), None)
             if present is not None:
                 self._made[prefix] = present
             elif made is not None and wanted is not None:
-                missing.append(str(prefix))
+                self._missing.append(str(prefix))
         await self._sweep(found, interface, device)
-        await self.apply(prefixes, interface, device)
-        if missing:
-            self._state.events["repairs"] += len(missing)
-            text = f"{self._plan.name}: put back routes that were gone or changed: {_some(missing)}"
-            self._say.warn("missing", text, self._state.now())
+        return prefixes
 
     async def remove_all(self) -> None:
         """Remove every route made here; raises `HostError`."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -27,6 +28,7 @@ from dataplane.model import IPAddress, VxlanLink
 _nud_permanent = 0x80
 _ntf_self = 0x02
 _families = {4: 2, 6: 10}
+_absent = (errno.ENOENT, errno.ENODEV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,34 +141,48 @@ async def read_entries(host: Host, index: int) -> Entries:
     return await host.ask(f"list the entries of link {index}", dump)
 
 
-async def change_entries(host: Host, index: int, put: Entries, remove: Entries) -> dict[IPAddress | bytes, str]:
-    """Remove and put entries; returns why by the key of each that the kernel refused. The others are done."""
+async def put_entries(host: Host, index: int, put: Entries) -> dict[IPAddress | bytes, str]:
+    """Make entries, or change them; returns why by the key of each that the kernel refused. The others are done."""
+
+    def change(netlink: IPRoute) -> dict[IPAddress | bytes, str]:
+        common = {"ifindex": index, "state": _nud_permanent}
+        refused: dict[IPAddress | bytes, str] = {}
+        for ip, mac in put.neighbours.items():
+            with _reported(refused, ip, f"set neighbour {ip}"):
+                netlink.neigh("replace", dst=str(ip), lladdr=mac.hex(":"), **common)
+        for mac, ip in put.fdb.items():
+            with _reported(refused, mac, f"set FDB entry {mac.hex(':')}"):
+                netlink.fdb("replace", lladdr=mac.hex(":"), dst=str(ip), flags=_ntf_self, **common)
+        return refused
+
+    return await host.ask(f"program link {index}", change) if put.neighbours or put.fdb else {}
+
+
+async def remove_entries(host: Host, index: int, remove: Entries) -> dict[IPAddress | bytes, str]:
+    """Remove entries, those that are gone already too; returns why by the key of each that the kernel refused."""
 
     def change(netlink: IPRoute) -> dict[IPAddress | bytes, str]:
         refused: dict[IPAddress | bytes, str] = {}
-
-        def attempt(key: IPAddress | bytes, what: str, absent: tuple[int, ...], call: Any, **words: Any) -> None:
-            try:
-                call(ifindex=index, **words)
-            except NetlinkError as error:
-                if error.code not in absent:
-                    refused[key] = f"cannot {what}: {os.strerror(error.code)} (errno {error.code})"
-
-        gone = (errno.ENOENT, errno.ENODEV)
         for ip in remove.neighbours:
-            attempt(ip, f"remove neighbour {ip}", gone, lambda **w: netlink.neigh("del", **w), dst=str(ip))
+            with _reported(refused, ip, f"remove neighbour {ip}", _absent):
+                netlink.neigh("del", dst=str(ip), ifindex=index)
         for mac in remove.fdb:
-            words = {"lladdr": mac.hex(":"), "flags": _ntf_self}
-            attempt(mac, f"remove FDB entry {mac.hex(':')}", gone, lambda **w: netlink.fdb("del", **w), **words)
-        for ip, mac in put.neighbours.items():
-            words = {"dst": str(ip), "lladdr": mac.hex(":"), "state": _nud_permanent}
-            attempt(ip, f"set neighbour {ip}", (), lambda **w: netlink.neigh("replace", **w), **words)
-        for mac, ip in put.fdb.items():
-            words = {"lladdr": mac.hex(":"), "dst": str(ip), "state": _nud_permanent, "flags": _ntf_self}
-            attempt(mac, f"set FDB entry {mac.hex(':')}", (), lambda **w: netlink.fdb("replace", **w), **words)
+            with _reported(refused, mac, f"remove FDB entry {mac.hex(':')}", _absent):
+                netlink.fdb("del", lladdr=mac.hex(":"), flags=_ntf_self, ifindex=index)
         return refused
 
-    return await host.ask(f"program link {index}", change)
+    return await host.ask(f"program link {index}", change) if remove.neighbours or remove.fdb else {}
+
+
+@contextmanager
+def _reported(
+    refused: dict[IPAddress | bytes, str], key: IPAddress | bytes, what: str, harmless: tuple[int, ...] = ()
+) -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as error:
+        if error.code not in harmless:
+            refused[key] = f"cannot {what}: {os.strerror(error.code)} (errno {error.code})"
 
 
 def _get(netlink: IPRoute, name: str) -> Any:

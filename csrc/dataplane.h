@@ -115,7 +115,7 @@ struct dp_counters {
 	uint64_t drop_receive_inner_mac;       /* inner destination MAC is not ours, or the source is not the peer's */
 	uint64_t drop_receive_inner_type;      /* inner EtherType is neither IPv4 nor IPv6 */
 	uint64_t drop_receive_malformed;       /* inner IP header or length is wrong */
-	uint64_t drop_receive_inner_source;    /* inner source is outside the sender's subnet */
+	uint64_t drop_receive_inner_source;    /* inner source is neither in the sender's subnet nor its address */
 	uint64_t drop_receive_inner_destination; /* inner destination is outside our subnet */
 	uint64_t drop_receive_multicast;       /* inner multicast or broadcast, our own subnet's broadcast included */
 	uint64_t drop_receive_ra;              /* inner router advertisement or redirect */

@@ -42,6 +42,7 @@ struct fib {
 	uint32_t levels4;
 	uint32_t levels6;
 	struct level senders;
+	struct level stations;
 	struct level4 level4[33];
 	struct level level6[129];
 };
@@ -174,6 +175,25 @@ uint32_t fib_sender(const struct fib *fib, const struct sockaddr *address)
 	return find(fib, &fib->senders, sender_key(address))->peer - 1;
 }
 
+static struct key station_key(uint32_t sender, const uint8_t *vtep_mac)
+{
+	return (struct key){sender, (uint64_t)load16(vtep_mac) << 32 | load32(vtep_mac + 2)};
+}
+
+const struct fib_peer *fib_station(const struct fib *fib, uint32_t sender, const uint8_t *vtep_mac)
+{
+	uint32_t peer = vtep_mac ? find(fib, &fib->stations, station_key(sender, vtep_mac))->peer : sender + 1;
+
+	return peer ? &fib->peers[peer - 1] : NULL;
+}
+
+bool fib_is_next_hop(const struct fib_peer *peer, const uint8_t *address, uint8_t version)
+{
+	if (version == 4)
+		return peer->address.sa.sa_family == AF_INET && memcmp(address, &peer->address.in.sin_addr, 4) == 0;
+	return peer->address.sa.sa_family == AF_INET6 && memcmp(address, &peer->address.in6.sin6_addr, 16) == 0;
+}
+
 static void fill_peer(struct fib_peer *peer, const struct dp_peer *from, uint32_t slot, uint16_t port)
 {
 	peer->slot = slot;
@@ -231,7 +251,9 @@ static int make_levels(struct fib *fib, const struct dp_peer *slots, uint32_t co
 	}
 	fib->senders.capacity = capacity_for(peers);
 	fib->senders.entries = calloc(fib->senders.capacity, sizeof(*fib->senders.entries));
-	return fib->senders.entries ? 0 : -ENOMEM;
+	fib->stations.capacity = fib->senders.capacity;
+	fib->stations.entries = calloc(fib->stations.capacity, sizeof(*fib->stations.entries));
+	return fib->senders.entries && fib->stations.entries ? 0 : -ENOMEM;
 }
 
 static int insert_prefix(struct fib *fib, const struct dp_peer *from, uint32_t index)
@@ -272,6 +294,10 @@ static void insert_sender(struct fib *fib, struct fib_peer *peer)
 	if (!entry->peer)
 		*entry = (struct entry){key, (uint32_t)(peer - fib->peers) + 1};
 	peer->sender = entry->peer - 1;
+	key = station_key(peer->sender, peer->vtep_mac);
+	entry = find(fib, &fib->stations, key);
+	if (!entry->peer)
+		*entry = (struct entry){key, (uint32_t)(peer - fib->peers) + 1};
 }
 
 int fib_build(const struct dp_peer *slots, uint32_t count, uint16_t port, struct fib **out)
@@ -320,6 +346,7 @@ void fib_free(struct fib *fib)
 	for (uint32_t i = 0; i < fib->levels6; i++)
 		free(fib->level6[i].entries);
 	free(fib->senders.entries);
+	free(fib->stations.entries);
 	free(fib->peers);
 	free(fib);
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The forwarding table: overlay prefix → peer (longest prefix), and underlay address → sender.
+/* The forwarding table: overlay prefix → peer (longest prefix), underlay address → sender, sender and VTEP MAC → peer.
  *
  * Built whole, then never changed. For each prefix length in use there is one open-addressing hash table, searched from the
  * longest length down; a cluster uses one or two lengths, so a look-up is one or two probes whether it has 2 peers or 10,000.
@@ -45,5 +45,11 @@ const struct fib_peer *fib_lookup(const struct fib *fib, const uint8_t *address,
 
 /* The sender number of an underlay address, or fib_nobody. */
 uint32_t fib_sender(const struct fib *fib, const struct sockaddr *address);
+
+/* One of the sender's peers that has this VTEP MAC (NULL: the wire format has none), or NULL. */
+const struct fib_peer *fib_station(const struct fib *fib, uint32_t sender, const uint8_t *vtep_mac);
+
+/* Whether the inner address is the underlay address that the peer is reached at. */
+bool fib_is_next_hop(const struct fib_peer *peer, const uint8_t *address, uint8_t version);
 
 #endif

@@ -7,7 +7,7 @@
  *         coalesce_add      joins packets of one flow; coalesce_flush writes them
  *
  * What must stay true: no byte is believed before it is checked, and each way out has its own counter. A datagram enters
- * only from a leased peer, with an inner source that this peer holds and an inner destination that we hold.
+ * only from a leased peer, with an inner source that this peer holds or is reached at and an inner destination that we hold.
  */
 #include "receive.h"
 
@@ -46,23 +46,42 @@ static bool pull(struct worker *w, const uint8_t *data, uint32_t len)
 	return false;
 }
 
-/* The peer that holds the inner source, if it is the one that sent the datagram and the packet is meant for us. */
+/* The sender's peer that may use the inner source: the one that holds it or, where it is the very address that the datagram
+ * came from, any (what a node's own processes answer to a pod keeps the node's address). Returns NULL where none may.
+ */
+static const struct fib_peer *find_origin(struct worker *w, const struct fib *fib, uint32_t sender, const uint8_t *datagram,
+					  const struct ip *ip)
+{
+	const uint8_t *mac = w->dp->encap.overhead ? encap_vxlan_sender_mac(datagram) : NULL;
+	const struct fib_peer *peer = fib_lookup(fib, ip_source(ip), ip->version);
+
+	if (peer && !peer->local && peer->sender == sender) {
+		if (!mac || memcmp(mac, peer->vtep_mac, 6) == 0)
+			return peer;
+		count(&w->counters.drop_receive_inner_mac, 1);
+		return NULL;
+	}
+	if (ip_is_group(ip_source(ip), ip->version) ||
+	    !fib_is_next_hop(fib_station(fib, sender, NULL), ip_source(ip), ip->version)) {
+		count(&w->counters.drop_receive_inner_source, 1);
+		return NULL;
+	}
+	peer = fib_station(fib, sender, mac);
+	if (!peer)
+		count(&w->counters.drop_receive_inner_mac, 1);
+	return peer;
+}
+
+/* The peer that the packet comes from, if it is meant for us. */
 static const struct fib_peer *admit(struct worker *w, const struct fib *fib, uint32_t sender, const uint8_t *datagram,
 				    const struct ip *ip)
 {
-	const struct encap *encap = &w->dp->encap;
 	struct dp_counters *counters = &w->counters;
-	const struct fib_peer *peer = fib_lookup(fib, ip_source(ip), ip->version);
+	const struct fib_peer *peer = find_origin(w, fib, sender, datagram, ip);
 	const struct fib_peer *own;
 
-	if (!peer || peer->local || peer->sender != sender) {
-		count(&counters->drop_receive_inner_source, 1);
+	if (!peer)
 		return NULL;
-	}
-	if (encap->overhead && memcmp(encap_vxlan_sender_mac(datagram), peer->vtep_mac, 6) != 0) {
-		count(&counters->drop_receive_inner_mac, 1);
-		return NULL;
-	}
 	if (ip_is_group(ip_destination(ip), ip->version)) {
 		count(&counters->drop_receive_multicast, 1);
 		return NULL;

@@ -51,6 +51,9 @@ uint32_t tunnel_probe(struct dp *dp, uint32_t wanted)
 	uint32_t without = wanted & ~(uint32_t)DP_OFFLOAD_TUNNEL_GSO;
 	int size = sizeof(struct tunnel_header);
 
+	/* A plain udp peer takes no packet above the MTU, and nothing in its lease tells it from one that does. */
+	if (config->backend == DP_BACKEND_UDP)
+		return without;
 	if (!(wanted & DP_OFFLOAD_TUNNEL_GSO) || !(wanted & DP_OFFLOAD_TUN_GSO) || config->tunnel_fd < 0)
 		return without;
 	if (ioctl(config->tunnel_fd, TUNSETVNETHDRSZ, &size) < 0 && errno != ENOTTY) /* ENOTTY: as in tun_probe */

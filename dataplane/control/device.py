@@ -90,11 +90,11 @@ class TunDevice:
             undo.callback(tun.close)
             receive = open_receive(plan.underlay_address, plan.port, plan.interface, workers)
             _close_later(undo, receive)
-            sources = receive
+            sources, tunnel_fd = receive, -1  # a plain udp peer takes no super-packet (docs/decisions/0020)
             if plan.wire == "vxlan":
                 sources = open_sources(plan.underlay_address, plan.interface, vxlan_sources)
                 _close_later(undo, sources)
-            tunnel_fd = _open_tunnel(undo, plan.interface)
+                tunnel_fd = _open_tunnel(undo, plan.interface)
             addresses = {address.version: address.ip for address in plan.addresses}
             forwarder = CoreForwarder(
                 ForwarderConfig(

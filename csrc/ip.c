@@ -8,7 +8,13 @@ enum {
 	next_routing = 43,
 	next_fragment = 44,
 	next_options = 60,
-	extensions_max = 32,
+};
+
+enum {
+	routing_source = 0,      /* RFC 2460 section 4.4; deprecated, carried all the same */
+	routing_mobile = 2,      /* RFC 6275 section 6.4 */
+	routing_rpl = 3,         /* RFC 6554 section 3 */
+	routing_segments = 4,    /* RFC 8754 section 2 */
 };
 
 /* The transport header must be wholly there for proto to be believed; of a fragment, only an ICMP type is of interest. */
@@ -52,44 +58,67 @@ static bool parse4(uint8_t *data, uint32_t len, struct ip *out)
 	out->header_len = (uint8_t)header_len;
 	out->ecn = data[1] & ecn_mask;
 	out->l4 = (uint16_t)header_len;
+	out->final_at = 16;
 	out->fragment = (load16(data + 6) & 0x3fff) != 0;
 	if ((load16(data + 6) & 0x1fff) == 0) /* whole, or the first fragment */
 		find_transport(out, data[9], header_len);
 	return true;
 }
 
-/* Walk hop-by-hop, routing, fragment and destination options (RFC 8200 section 4.1) to the transport header. A chain that
- * breaks off, or is cut by a fragment, leaves the transport unknown. Returns false for a chain that does not end.
+/* Where the final destination stands that a routing header with segments left leads to: it, not the IP header's, is under the
+ * transport checksum (RFC 8200 section 8.1). Returns 0 where that cannot be told: a type we do not know, shortened addresses.
  */
-static bool walk_extensions(struct ip *out)
+static uint32_t find_final(const uint8_t *data, uint32_t at, uint32_t len)
+{
+	if (len < 8 + 16)
+		return 0;
+	switch (data[at + 2]) {
+	case routing_segments: /* the list is in reverse */
+		return at + 8;
+	case routing_rpl:
+		if ((data[at + 4] & 0x0f) != 0 || (data[at + 5] & 0xf0) != 0) /* CmprE, Pad */
+			return 0;
+		return at + len - 16;
+	case routing_source:
+	case routing_mobile:
+		return at + len - 16;
+	}
+	return 0;
+}
+
+/* Walk hop-by-hop, routing, fragment and destination options (RFC 8200 section 4.1) to the transport header; each is 8 bytes at
+ * least, so the packet's length bounds the walk. A chain that breaks off, or is cut by a fragment, leaves the transport unknown.
+ */
+static void walk_extensions(struct ip *out)
 {
 	uint8_t next = out->data[6];
 	uint32_t at = ipv6_header;
 
-	for (int i = 0; i <= extensions_max; i++) {
+	while (next == next_hop_by_hop || next == next_routing || next == next_fragment || next == next_options) {
 		const uint8_t *header = out->data + at;
 
 		out->l4 = (uint16_t)at;
-		if (next != next_hop_by_hop && next != next_routing && next != next_fragment && next != next_options) {
-			find_transport(out, next, at);
-			return true;
-		}
 		if (out->len - at < 8)
-			return true;
+			return;
 		if (next == next_fragment) {
 			out->fragment = true;
 			if (load16(header + 2) & 0xfff8)
-				return true; /* a later fragment: what follows is the middle of something */
+				return; /* a later fragment: what follows is the middle of something */
 		}
 
 		uint32_t step = next == next_fragment ? 8 : ((uint32_t)header[1] + 1) * 8;
 
 		if (out->len - at < step)
-			return true;
+			return;
+		if (next == next_routing && header[3])
+			out->final_at = (uint16_t)find_final(out->data, at, step);
 		next = header[0];
 		at += step;
 	}
-	return false;
+	out->l4 = (uint16_t)at;
+	find_transport(out, next, at);
+	if (!out->final_at)
+		out->proto = 0;
 }
 
 static bool parse6(uint8_t *data, uint32_t len, struct ip *out)
@@ -105,7 +134,9 @@ static bool parse6(uint8_t *data, uint32_t len, struct ip *out)
 	out->header_len = ipv6_header;
 	out->ecn = (data[1] >> 4) & ecn_mask;
 	out->fragment = false;
-	return walk_extensions(out);
+	out->final_at = 24;
+	walk_extensions(out);
+	return true;
 }
 
 bool ip_parse(uint8_t *data, uint32_t len, struct ip *out)
@@ -200,7 +231,8 @@ uint32_t ip_flow_hash(const struct ip *ip)
 
 uint64_t ip_pseudo_sum(const struct ip *ip, uint32_t l4_len)
 {
-	uint64_t sum = checksum_sum(ip_source(ip), ip->version == 4 ? 8 : 32);
+	uint32_t address = ip->version == 4 ? 4 : 16;
+	uint64_t sum = checksum_sum(ip_source(ip), address) + checksum_sum(ip->data + ip->final_at, address);
 
 	return sum + checksum_be16((uint16_t)l4_len) + checksum_be16(ip->proto);
 }

@@ -29,7 +29,8 @@ enum {
 };
 
 /* A whole, valid IP packet. What must stay true: header_len <= len, and for TCP and UDP that are no fragments l4 and its
- * fixed header lie inside len. proto is 0 where the transport header is not at hand (fragment, cut-off header).
+ * fixed header lie inside len. proto is 0 where the transport header is not at hand (fragment, cut-off header) or not
+ * to be checked (a routing header of a kind that we cannot read).
  */
 struct ip {
 	uint8_t *data;
@@ -39,13 +40,13 @@ struct ip {
 	uint8_t ecn;
 	uint8_t header_len;  /* IP header: 20 to 60, IPv6 always 40 */
 	uint16_t l4;         /* offset of the transport header (behind IPv6 extension headers) */
+	uint16_t final_at;   /* offset of the destination that is under the transport checksum */
 	bool fragment;       /* any fragment, the first one included */
 	int16_t icmp_type;   /* of an ICMP or ICMPv6 message whose type is at hand, in a first fragment too; else -1 */
 };
 
 /* Parse the packet in data[0..len). Returns false unless it is one whole IPv4 or IPv6 packet with a sound header
- * (RFC 791 section 3.1, RFC 8200 section 3); len may be longer than the packet. A chain of more than 32 IPv6 extension
- * headers is refused: only somebody who hides something sends it.
+ * (RFC 791 section 3.1, RFC 8200 section 3); len may be longer than the packet.
  */
 bool ip_parse(uint8_t *data, uint32_t len, struct ip *out);
 

@@ -172,7 +172,7 @@ class VxlanBackend(Backend):
         address6: IPv6Address | None,
     ) -> tuple[DevicePlan, ...]:
         plans = []
-        for family, link in self.links(interface, interface_mtu, own.attrs.public_ip, own.attrs.public_ipv6).items():
+        for family, link in self.links(interface, interface_mtu, address, address6).items():
             underlay, public = underlay_of(family, own, address, address6)
             ((subnet, network),) = own_subnets(conf, own, (family,))
             plan = DevicePlan(
@@ -199,20 +199,21 @@ class VxlanBackend(Backend):
         self,
         interface: str,
         interface_mtu: int,
-        public_ip: IPv4Address | None,
-        public_ipv6: IPv6Address | None,
+        address: IPv4Address | None,
+        address6: IPv6Address | None,
     ) -> dict[Literal[4, 6], VxlanLink]:
         """The kernel's devices that would do our work, by underlay family; the kernel must have them before the lease.
 
-        A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's.
+        They send from the interface's own address: the one that peers are told may be a NAT's, which no packet can
+        leave from. A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's.
 
         Raises:
-            BadConfig: the MTU leaves no room, or an enabled family has no public address.
+            BadConfig: the MTU leaves no room, or an enabled family has no underlay address.
         """
         underlay_mtu = min(self.underlay_mtu or interface_mtu, interface_mtu)
         links: dict[Literal[4, 6], VxlanLink] = {}
         for family, name in zip(self.families, self.device_names, strict=True):
-            local: IPAddress | None = public_ip if family == 4 else public_ipv6
+            local: IPAddress | None = address if family == 4 else address6
             if local is None:
                 raise BadConfig(f"the external interface has no IPv{family} address, but the underlay needs one")
             mtu = check_mtu(f"device {name}", underlay_mtu - overhead_bytes[family], family == 6)

@@ -83,7 +83,7 @@ async def _take_kernel(
         raise HostError(
             f"the kernel makes no vxlan devices: {refusal}; load the vxlan module, or use --datapath userspace"
         )
-    links = backend.links(external.name, external.mtu, external.public_ip, external.public_ipv6)
+    links = backend.links(external.name, external.mtu, external.address, external.address6)
     taken: dict[int, bytes] = {}
     for family, link in links.items():
         _, taken[family] = await vxlan.ensure_device(host, link, macs[family])

@@ -160,7 +160,7 @@ class KernelKeeper:
                 await self._host.add_address(index, address)
                 done.append(f"address {address}")
         if not link.up or link.mtu != self.plan.mtu:
-            await self._host.set_link(index, mtu=self.plan.mtu, up=True)
+            await vxlan.bring_up(self._host, self._link, index)
             done.append(f"link up with MTU {self.plan.mtu}")
         return done
 

@@ -89,6 +89,29 @@ async def ensure_device(host: Host, wanted: VxlanLink, mac: bytes) -> tuple[int,
     return made["index"], mac
 
 
+async def bring_up(host: Host, wanted: VxlanLink, index: int) -> None:
+    """Set the device's MTU and state; the kernel takes the UDP port only now.
+
+    Raises:
+        HostError: refused; where somebody else has the port, it is the port that is named.
+    """
+
+    def change(netlink: IPRoute) -> bool:
+        try:
+            netlink.link("set", index=index, mtu=wanted.mtu, state="up")
+        except NetlinkError as error:
+            if error.code != errno.EADDRINUSE:
+                raise
+            return False
+        return True
+
+    if not await host.ask(f"bring up {wanted.name} with MTU {wanted.mtu}", change):
+        raise HostError(
+            f"cannot bring up {wanted.name}: UDP port {wanted.port} is in use by a socket of another program "
+            f"(`ss -lunp sport = {wanted.port}` shows which)"
+        )
+
+
 async def device_mac(host: Host, name: str) -> bytes | None:
     """The MAC of an existing vxlan device, None if there is none."""
     row = await host.ask(f"look up device {name}", lambda netlink: _get(netlink, name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.lab.cluster import Lab, net_conf
-from dataplane.lab.commands import wait_for
+from dataplane.lab.commands import run, wait_for
 from dataplane.lab.node import DaemonNode, Node
 from dataplane.lab.topology import Place
 from dataplane.lab.traffic import LongPing, ping
@@ -219,6 +220,54 @@ def test_the_kernel_asked_for_and_refused_ends_the_start(labs: list[Lab]) -> Non
     assert node.process is not None
     assert node.process.wait(10) == 1
     assert "cannot make the vxlan device flannel.1 (VNI 1, port 8472): File exists" in node.log()
+
+
+def test_a_port_that_a_socket_has_is_named(labs: list[Lab]) -> None:
+    lab = kernel.lab(ipv6=False)
+    labs.append(lab)
+    node = lab.add("dataplane")
+    assert isinstance(node, DaemonNode)
+    hold = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 8472)); s.recv(1)"
+    listener = node.start(sys.executable, "-c", hold)
+    try:
+        wait_for(lambda: ":8472" in node.run("ss", "-lun").stdout, 5, "the listener")
+        node.start_daemon()
+        assert node.process is not None
+        node.process.wait(15)
+    finally:
+        listener.kill()
+        listener.wait()
+    assert "cannot bring up flannel.1: UDP port 8472 is in use" in node.log()
+
+
+@pytest.mark.parametrize("flag", ["--datapath=kernel", "--datapath=userspace"])
+def test_a_node_behind_a_nat_has_overlay_traffic(labs: list[Lab], flag: str) -> None:
+    """Its cable's other end translates: peers know the node by an address that it does not have itself."""
+    lab = kernel.lab(ipv6=False)
+    labs.append(lab)
+    near, public = lab.add("dataplane"), "198.51.100.1"
+    inside = lab.add("dataplane", f"--public-ip={public}", flag)
+    (link,) = json.loads(inside.run("ip", "-j", "link", "show", "eth0").stdout)
+    near.batch(
+        f"route add {public} dev eth0", f"neigh replace {public} lladdr {link['address']} dev eth0 nud permanent"
+    )
+    port = lab.underlay.port(2)
+    lines = (
+        f"add table netdev {port}",
+        f"add chain netdev {port} out {{ type filter hook ingress device {port} priority 0; }}",
+        f"add rule netdev {port} out ip saddr {inside.address} udp dport 8472 ip saddr set {public}",
+        f"add chain netdev {port} in {{ type filter hook egress device {port} priority 0; }}",
+        f"add rule netdev {port} in ip daddr {public} ip daddr set {inside.address}",
+    )
+    run(None, "nft", "; ".join(lines))
+    for node in lab.daemons:
+        node.start_daemon()
+    for node in lab.daemons:
+        node.wait_ready()
+        node.add_pod()
+    lab.wait_converged()
+    assert lab.pods[0].ping(lab.pods[1]).ok
+    assert lab.pods[1].ping(lab.pods[0]).ok
 
 
 def test_userspace_takes_the_place_of_a_device_that_was_left(labs: list[Lab]) -> None:

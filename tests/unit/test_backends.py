@@ -246,6 +246,18 @@ class TestDevices:
         assert link is not None
         assert (link.learning, link.group_policy) == (True, True)
 
+    def test_the_kernels_device_sends_from_the_interfaces_address_behind_a_nat(self) -> None:
+        """The host cannot send from the address that peers are told; flannel's device has the interface's too."""
+        conf = conf_of("vxlan", dual=True)
+        backend = from_conf(conf)
+        attrs = backend.lease_attrs(
+            IPv4Address("198.51.100.1"), IPv6Address("2001:db8:9::1"), {4: own_mac, 6: own_mac6}
+        )
+        own = Lease(IPv4Network("10.5.34.0/24"), IPv6Network("fd00:5:0:22::/64"), attrs)
+        plans = backend.plans(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=address6)
+        assert [plan.link.local for plan in plans if isinstance(plan, DevicePlan) and plan.link] == [address, address6]
+        assert [plan.public_address for plan in plans] == [attrs.public_ip, attrs.public_ipv6]
+
     def test_host_gw_has_routes_and_no_device(self) -> None:
         conf = conf_of("host-gw", dual=True)
         backend = from_conf(conf)

@@ -17,6 +17,8 @@ type_host_gw = "host-gw"
 
 IPAddress = IPv4Address | IPv6Address
 IPNetwork = IPv4Network | IPv6Network
+Born = tuple[float, str]
+"""When a lease was made, in the store's own terms: comparable within one store. Smaller is older."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +70,14 @@ class Lease:
         subnet, ipv6_subnet: at least one is set.
         attrs: what the node published.
         expires: Unix time in seconds; None for a reservation, which has no end.
+        born: as the store knows it, which renewals do not change; the default where it does not know.
     """
 
     subnet: IPv4Network | None
     ipv6_subnet: IPv6Network | None
     attrs: LeaseAttrs
     expires: float | None = None
+    born: Born = (0.0, "")
 
     @property
     def key(self) -> str:

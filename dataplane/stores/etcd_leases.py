@@ -25,7 +25,7 @@ def decode(kv: pb.KeyValue) -> Lease:
     key = format_key(subnet, ipv6_subnet)
     if len(kv.value) > longest_value_bytes:
         raise BadLease(key, f"its value has {len(kv.value)} bytes; allowed are up to {longest_value_bytes}")
-    return Lease(subnet, ipv6_subnet, decode_value(key, kv.value))
+    return Lease(subnet, ipv6_subnet, decode_value(key, kv.value), born=(float(kv.create_revision), ""))
 
 
 def name_of(key: bytes) -> str:

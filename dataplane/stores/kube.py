@@ -22,7 +22,7 @@ from dataplane.errors import BadInput, BadLease, LeaseLost, StoreError
 from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores.base import Store
 from dataplane.stores.kube_access import KubeAccess
-from dataplane.stores.kube_annotations import Facts, facts_of, own_addresses, read_lease, read_subnets, wanted
+from dataplane.stores.kube_annotations import Facts, born_of, facts_of, own_addresses, read_lease, read_subnets, wanted
 from dataplane.stores.kube_client import KubeClient, Refused, Timing, not_found
 from dataplane.stores.kube_nodes import Nodes, Own
 from dataplane.stores.kube_watch import Position, Spans, follow
@@ -157,7 +157,7 @@ class KubeStore(Store):
         subnet, ipv6_subnet = self._subnets(facts, await self._in_use())
         if held is not None and (held.subnet, held.ipv6_subnet) != (subnet, ipv6_subnet):
             raise LeaseLost(f"lease {held.key} is not ours any more: node {self._name} has other pod subnets now")
-        lease = Lease(subnet, ipv6_subnet, attrs)
+        lease = Lease(subnet, ipv6_subnet, attrs, born=born_of(self._name, facts))
         texts = wanted(attrs, facts)
         (await self._all()).hold(Own(self._name, lease))
         changed = {item: text for item, text in texts.items() if facts.annotations.get(item) != text}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ import msgspec
 
 from dataplane import gotext
 from dataplane.errors import BadInput, BadLease
-from dataplane.model import Lease, LeaseAttrs, NetConf, type_vxlan
+from dataplane.model import Born, Lease, LeaseAttrs, NetConf, type_vxlan
 from dataplane.stores.kube_objects import Node
 
 Address = TypeVar("Address", IPv4Address, IPv6Address)
@@ -31,17 +32,27 @@ class Facts:
     Attributes:
         cidrs: its pod subnets as Kubernetes wrote them.
         annotations: those under our prefix, by the rest of their name ("public-ip").
+        created: Unix time in seconds; 0 where the server does not tell.
     """
 
     cidrs: tuple[str, ...]
     annotations: Mapping[str, str]
+    created: float = 0.0
 
 
 def facts_of(node: Node, prefix: str) -> Facts:
     """Return what matters of a Node; `prefix` is a checked one (kube_access.read_prefix)."""
     cidrs = tuple(node.spec.pod_cidrs or ()) or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
     annotations = node.metadata.annotations or {}
-    return Facts(cidrs, {name[len(prefix) :]: text for name, text in annotations.items() if name.startswith(prefix)})
+    ours = {name[len(prefix) :]: text for name, text in annotations.items() if name.startswith(prefix)}
+    return Facts(cidrs, ours, _read_time(node.metadata.creation_timestamp))
+
+
+def _read_time(text: str | None) -> float:
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except ValueError:
+        return 0.0
 
 
 def read_lease(name: str, facts: Facts, conf: NetConf) -> Lease | None:
@@ -76,7 +87,12 @@ def read_lease(name: str, facts: Facts, conf: NetConf) -> Lease | None:
     except BadInput as error:
         raise BadLease(key, f"annotation {item}: {error}") from None
     attrs = LeaseAttrs(public_ip, public_ipv6, texts.get("backend-type", ""), data, v6_data)
-    return Lease(subnet, ipv6_subnet, attrs)
+    return Lease(subnet, ipv6_subnet, attrs, born=born_of(name, facts))
+
+
+def born_of(name: str, facts: Facts) -> Born:
+    """Return how old a Node is; of those of one second the one whose name comes first counts as older."""
+    return (facts.created, name) if facts.created else (0.0, "")
 
 
 def refused_key(name: str) -> str:

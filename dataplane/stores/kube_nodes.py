@@ -1,8 +1,8 @@
 """All Nodes of the cluster as leases: which event a change of a Node is.
 
 Pure. What must stay true: what was told so far is always what a fresh list would tell; a Node that cannot be used is
-named and touches no other; of several Nodes with one subnet ours holds it, else the one whose name comes first, and
-the others are refused. Our own Node shows the very lease that we hold for as long as its annotations say what we want.
+named and touches no other; of several Nodes with one subnet ours holds it, else the oldest (of one second the one whose
+name comes first), and the others are refused. Our own Node shows the very lease that we hold for as long as its annotations say what we want.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ class Nodes:
 
     def _holder(self, key: str) -> str:
         ours = self._own.name if self._own is not None else None
-        return min(self._holders[key], key=lambda name: (name != ours, name))
+        return min(self._holders[key], key=lambda name: (name != ours, self._leases[name].born, name))
 
     def _holder_event(self, key: str) -> LeasePut | None:
         return LeasePut(self._leases[self._holder(key)]) if key in self._holders else None
@@ -136,7 +136,7 @@ class Nodes:
         reason = self._faults.get(name, "")
         lease = self._leases.get(name)
         if lease is not None and (holder := self._holder(lease.key)) != name:
-            reason = f"its subnet {lease.key} is node {holder}'s"
+            reason = f"its subnet {lease.key} is node {holder}'s, which was there first"
         return LeaseRefused(RefusedLease(refused_key(name), reason)) if reason else None
 
     def _tell(self, key: str, want: LeasePut | LeaseRefused | None) -> list[WatchEvent]:

@@ -11,11 +11,12 @@ import msgspec
 
 
 class Metadata(msgspec.Struct, rename="camel"):
-    """Of an object; the version is opaque text that changes with each write."""
+    """Of an object; the version is opaque text that changes with each write, the time of creation is RFC 3339."""
 
     name: str = ""
     resource_version: str = ""
     annotations: dict[str, str] | None = None
+    creation_timestamp: str | None = None
 
 
 class NodeSpec(msgspec.Struct):

@@ -198,7 +198,7 @@ class LocalStore(Store):
                 connection.execute("UPDATE lease SET expires = NULL, deadline = NULL WHERE node = ?", (node,))
                 lease = replace(own, expires=None)
             else:
-                self._put(connection, node, lease)
+                lease = self._put(connection, node, lease)
             local_rows.trim(connection, self._history)
         return lease
 
@@ -207,13 +207,13 @@ class LocalStore(Store):
         if lease.expires is not None:
             lease = replace(lease, expires=self._expiry())
         deadline = None if lease.expires is None else self._clock.boot() + self._ttl
-        connection.execute(
+        (number,) = connection.execute(
             "INSERT INTO lease (subnet, ipv6_subnet, node, value, expires, deadline) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (node) DO UPDATE SET value = excluded.value, expires = excluded.expires, "
-            "deadline = excluded.deadline",
+            "deadline = excluded.deadline RETURNING rowid",
             (*_columns(lease), node, encode_value(lease.attrs).decode(), lease.expires, deadline),
-        )
-        return lease
+        ).fetchone()
+        return replace(lease, born=local_rows.born_of(number))
 
     def _expiry(self) -> float:
         return self._clock.wall() + self._ttl
@@ -229,10 +229,10 @@ def _node(attrs: LeaseAttrs) -> str:
 def _own(connection: sqlite3.Connection, node: str) -> Lease | None:
     """Return the node's lease; attributes that cannot be decoded do not matter, they are about to be replaced."""
     row: local_rows.Row | None
-    row = connection.execute(f"SELECT {local_rows.columns} FROM lease WHERE node = ?", (node,)).fetchone()  # noqa: S608 (constants)
+    row = connection.execute(f"SELECT {local_rows.lease_columns} FROM lease WHERE node = ?", (node,)).fetchone()  # noqa: S608 (constants)
     if row is None:
         return None
-    subnet, ipv6_subnet, _, expires, _ = row
+    subnet, ipv6_subnet, _, expires, _, number = row
     try:
         ipv4, ipv6 = local_rows.decode_subnets(subnet, ipv6_subnet)
     except BadLease:
@@ -240,7 +240,7 @@ def _own(connection: sqlite3.Connection, node: str) -> Lease | None:
     try:
         return local_rows.decode(row)
     except BadLease:
-        return Lease(ipv4, ipv6, LeaseAttrs(), expires)
+        return Lease(ipv4, ipv6, LeaseAttrs(), expires, local_rows.born_of(number))
 
 
 def _columns(lease: Lease) -> tuple[str | None, str | None]:

@@ -11,9 +11,20 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
+from math import inf
 
 from dataplane.errors import BadLease
-from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, RefusedLease, Snapshot, WatchEvent
+from dataplane.model import (
+    Born,
+    Lease,
+    LeaseAttrs,
+    LeaseGone,
+    LeasePut,
+    LeaseRefused,
+    RefusedLease,
+    Snapshot,
+    WatchEvent,
+)
 from dataplane.stores.choice import Span, span
 from dataplane.stores.lease_format import decode_value
 
@@ -36,10 +47,22 @@ columns = (
     f"CASE WHEN {_bytes_of('value')} > {longest_value_bytes} THEN '' ELSE value END, "
     f"expires, coalesce({_bytes_of('value')}, 0)"
 )
-"""What to select for a `Row`; a subnet that was cut is no subnet any more."""
+"""What to select of either table; a subnet that was cut is no subnet any more."""
 
-Row = tuple[str | None, str | None, str, float | None, int]
-"""Subnet, IPv6 subnet, value, expiry, bytes of the value (which is empty when they are too many)."""
+lease_columns = f"{columns}, rowid"
+"""What to select of `lease` for a `Row`."""
+
+_event_columns = (
+    f"{columns}, coalesce("  # noqa: S608 (constants)
+    "(SELECT rowid FROM lease WHERE subnet = event.subnet AND ipv6_subnet IS event.ipv6_subnet), "
+    "(SELECT rowid FROM lease WHERE subnet IS NULL AND event.subnet IS NULL AND ipv6_subnet = event.ipv6_subnet))"
+)
+
+Row = tuple[str | None, str | None, str, float | None, int, int | None]
+"""Subnet, IPv6 subnet, value, expiry, bytes of the value (which is empty when they are too many), row number.
+
+Rows are numbered as they are made and renewals keep the number; None for a lease that is gone meanwhile.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +84,17 @@ def key_of(subnet: str | None, ipv6_subnet: str | None) -> str:
 
 def decode(row: Row) -> Lease:
     """Return the row as a lease; raises `BadLease`."""
-    subnet, ipv6_subnet, value, expires, size = row
+    subnet, ipv6_subnet, value, expires, size, number = row
     ipv4, ipv6 = decode_subnets(subnet, ipv6_subnet)
     key = Lease(ipv4, ipv6, LeaseAttrs()).key
     if size > longest_value_bytes:
         raise BadLease(key, f"its value has {size} bytes; allowed are up to {longest_value_bytes}")
-    return Lease(ipv4, ipv6, decode_value(key, value), expires)
+    return Lease(ipv4, ipv6, decode_value(key, value), expires, born_of(number))
+
+
+def born_of(number: int | None) -> Born:
+    """Return the age that a row's number tells; what is gone is younger than all."""
+    return (inf if number is None else float(number), "")
 
 
 def decode_subnets(subnet: str | None, ipv6_subnet: str | None) -> tuple[IPv4Network | None, IPv6Network | None]:
@@ -134,7 +162,7 @@ def changes(connection: sqlite3.Connection, since: int | None) -> Changes:
     if since == newest:
         return Changes([], newest)
     rows = connection.execute(
-        f"SELECT revision, value IS NULL, {columns} FROM event WHERE revision > ? ORDER BY revision",  # noqa: S608 (constants)
+        f"SELECT revision, value IS NULL, {_event_columns} FROM event WHERE revision > ? ORDER BY revision",  # noqa: S608 (constants)
         (since,),
     ).fetchall()
     if rows[0][0] != since + 1:
@@ -145,7 +173,7 @@ def changes(connection: sqlite3.Connection, since: int | None) -> Changes:
 def snapshot(connection: sqlite3.Connection) -> Snapshot:
     """Return all leases; those that cannot be decoded are set apart."""
     leases, refused = [], []
-    for row in connection.execute(f"SELECT {columns} FROM lease").fetchall():  # noqa: S608 (constants)
+    for row in connection.execute(f"SELECT {lease_columns} FROM lease").fetchall():  # noqa: S608 (constants)
         try:
             leases.append(decode(row))
         except BadLease as error:

@@ -40,7 +40,7 @@ def acquire(store: KubeStore, attrs: LeaseAttrs = vxlan) -> Lease:
 def test_a_node_becomes_our_lease(server: Server, name: str, tmp_path: Path) -> None:
     before = server.add_node(name, "10.244.7.0/24")
     lease = acquire(store_of(server, name, tmp_path))
-    assert lease == Lease(IPv4Network("10.244.7.0/24"), None, vxlan, None)
+    assert lease == Lease(IPv4Network("10.244.7.0/24"), None, vxlan, None, lease.born) and lease.born[0]
     assert annotations(server, name) == flannels
     after = server.node(name)
     assert after["metadata"]["annotations"]["volumes.kubernetes.io/x"] == "y"

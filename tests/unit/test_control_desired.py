@@ -32,11 +32,11 @@ from dataplane.model import (
 conf = NetConf(network=IPv4Network("10.244.0.0/16"), subnet_len=24, backend_type=type_vxlan)
 
 
-def vxlan_lease(subnet: str, ip: str, mac: str = "", expires: float = 1000.0) -> Lease:
+def vxlan_lease(subnet: str, ip: str, mac: str = "", expires: float = 1000.0, born: int = 0) -> Lease:
     number = int(IPv4Address(ip)) & 0xFFFFFF
     text = mac or format_mac(b"\x02\x00\x00" + number.to_bytes(3, "big"))
     attrs = LeaseAttrs(IPv4Address(ip), None, type_vxlan, {"VNI": 1, "VtepMAC": text})
-    return Lease(IPv4Network(subnet), None, attrs, expires)
+    return Lease(IPv4Network(subnet), None, attrs, expires, (float(born), ""))
 
 
 own = vxlan_lease("10.244.1.0/24", "192.0.2.1")
@@ -109,36 +109,95 @@ def test_lease_that_turns_bad_leaves_the_table() -> None:
     assert change == Change(remove=(ip_network("10.244.2.0/24"),))
 
 
-overlapping = [
-    vxlan_lease("10.244.8.0/24", "192.0.2.8"),
-    vxlan_lease("10.244.0.0/17", "192.0.2.17"),
-    vxlan_lease("10.244.8.128/25", "192.0.2.25"),
-    vxlan_lease("10.244.9.0/24", "192.0.2.9"),
-    vxlan_lease("10.244.128.0/18", "192.0.2.18"),
-    vxlan_lease("10.244.160.0/20", "192.0.2.20"),
+colliding = [
+    vxlan_lease("10.244.8.0/24", "192.0.2.8", born=3),
+    vxlan_lease("10.244.0.0/17", "192.0.2.17", born=1),
+    vxlan_lease("10.244.8.128/25", "192.0.2.25", born=4),
+    vxlan_lease("10.244.128.0/18", "192.0.2.18", born=6),
+    vxlan_lease("10.244.160.0/20", "192.0.2.8", born=5),
+    vxlan_lease("10.244.200.0/24", "192.0.2.20", mac=format_mac(b"\x02\x00\x00\x00\x02\x08"), born=9),
 ]
 
 
 @pytest.mark.parametrize("batched", [False, True])
-def test_overlaps_are_isolated_whatever_the_order(batched: bool) -> None:
+def test_the_older_lease_stays_whatever_the_order(batched: bool) -> None:
     outcomes = set()
-    for order in itertools.permutations(overlapping):
+    for order in itertools.permutations(colliding):
         state = desired()
         if batched:
             update(state, *order)
         else:
             for lease in order:
                 update(state, lease)
-        outcomes.add((frozenset(state.peers["flannel.1"].items()), frozenset(state.refused)))
+        outcomes.add((frozenset(state.peers["flannel.1"].items()), frozenset(state.refused.items())))
     assert len(outcomes) == 1
     ((_, refused),) = outcomes
-    # /24 is what the configuration hands out; the /17 also overlaps us. Of the other two the longer prefix wins.
-    assert refused == {"10.244.0.0-17", "10.244.8.128-25", "10.244.128.0-18"}
+    # The oldest overlaps us and displaces nobody; the /20 claims the first one's address, the last its VTEP MAC, so
+    # the /18 has nobody against it.
+    assert {key: next((word for word in reason.split() if "-2" in word), "") for key, reason in refused} == {
+        "10.244.0.0-17": "",
+        "10.244.8.128-25": "10.244.8.0-24,",
+        "10.244.160.0-20": "10.244.8.0-24,",
+        "10.244.200.0-24": "10.244.8.0-24,",
+    }
+
+
+@pytest.mark.parametrize(
+    "newcomer",
+    [
+        vxlan_lease("10.244.8.0/25", "192.0.2.9"),
+        vxlan_lease("10.244.8.0/21", "192.0.2.9"),
+        vxlan_lease("10.244.0.0/24", "192.0.2.8", mac="02:00:00:00:00:09"),
+        vxlan_lease("10.244.0.0/24", "192.0.2.9", mac="02:00:00:00:02:08"),
+    ],
+)
+def test_of_leases_of_unknown_age_the_one_in_use_stays(newcomer: Lease) -> None:
+    state = desired()
+    good = vxlan_lease("10.244.8.0/24", "192.0.2.8")
+    update(state, good)
+    assert not update(state, newcomer)
+    assert good.key in state.refused[newcomer.key] and state.accepted == 1
+    assert not update(state, good), "a renewal changes nothing"
+    assert update(state, newcomer) == Change() and newcomer.key in state.refused
+
+
+def test_a_refused_lease_is_nobodys_obstacle() -> None:
+    state = desired()
+    first = vxlan_lease("10.244.8.0/24", "192.0.2.8", born=1)
+    second = vxlan_lease("10.244.8.0/23", "192.0.2.9", born=2)
+    third = vxlan_lease("10.244.9.0/24", "192.0.2.10", born=3)
+    update(state, third, second, first)
+    assert list(state.refused) == [second.key]
+    state.update({first.key: None})
+    assert list(state.refused) == [third.key], "the older one displaces whoever used its absence"
+    assert second.key in state.refused[third.key]
+
+
+def test_a_step_is_bounded_and_steps_come_to_the_same() -> None:
+    whole, pieces = desired(), desired()
+    leases = [
+        vxlan_lease(str(IPv4Network((int(IPv4Address("10.244.128.0")) + 4 * i, 30))), f"192.0.{i >> 8}.{i & 255}")
+        for i in range(3, 600)
+    ]
+    wide = vxlan_lease("10.244.128.0/17", "192.1.2.3", born=-1)
+    for changed in ({lease.key: lease for lease in leases}, {wide.key: wide}, {wide.key: None}):
+        whole.update(changed)
+        pieces.note(changed)
+        steps = 0
+        done = False
+        while not done:
+            done, change = pieces.step(50)
+            assert sum(len(part.put) + len(part.remove) for part in change.values()) <= 50 + 64
+            assert len(pieces.judged) <= 50
+            steps += 1
+        assert steps > 5
+        assert (pieces.peers, pieces.refused) == (whole.peers, whole.refused)
 
 
 def test_who_was_isolated_comes_back_when_the_other_goes() -> None:
     state = desired()
-    winner, loser = vxlan_lease("10.244.8.0/24", "192.0.2.8"), vxlan_lease("10.244.8.0/25", "192.0.2.25")
+    winner = vxlan_lease("10.244.8.0/24", "192.0.2.8", born=1)
+    loser = vxlan_lease("10.244.8.0/25", "192.0.2.25", born=2)
     update(state, winner, loser)
     assert winner.key in state.refused[loser.key]
     change = state.update({winner.key: None})["flannel.1"]

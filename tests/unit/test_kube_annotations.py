@@ -232,9 +232,22 @@ def test_a_bad_node_is_refused_and_comes_back() -> None:
 def test_of_two_nodes_with_one_subnet_the_first_name_holds_it() -> None:
     nodes = Nodes(prefix, only4)
     put(nodes, node("b", "10.244.1.0/24", **{"public-ip": "192.0.2.2"}))
-    refused = LeaseRefused(RefusedLease("node b", "its subnet 10.244.1.0-24 is node a's"))
+    refused = LeaseRefused(RefusedLease("node b", "its subnet 10.244.1.0-24 is node a's, which was there first"))
     assert put(nodes, node("a", "10.244.1.0/24")) == [LeasePut(lease_of("10.244.1.0/24")), refused]
     assert nodes.delete("a") == [LeasePut(lease_of("10.244.1.0/24", "192.0.2.2")), LeaseGone("node b")]
+
+
+def test_of_two_nodes_with_one_subnet_the_older_holds_it() -> None:
+    def made(name: str, public_ip: str, created: str) -> Node:
+        bare = node(name, "10.244.1.0/24", **{"public-ip": public_ip})
+        return Node(Metadata(name, "1", bare.metadata.annotations, created), bare.spec)
+
+    nodes = Nodes(prefix, only4)
+    put(nodes, made("b", "192.0.2.2", "2026-01-02T03:04:05Z"))
+    refused = LeaseRefused(RefusedLease("node a", "its subnet 10.244.1.0-24 is node b's, which was there first"))
+    assert put(nodes, made("a", "192.0.2.66", "2026-01-02T03:04:06Z")) == [refused]
+    (lease,) = nodes.snapshot().leases
+    assert lease.born == (1767323045.0, "b")
 
 
 def test_our_own_node_holds_its_subnet_whatever_its_name() -> None:

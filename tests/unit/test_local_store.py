@@ -164,7 +164,7 @@ def test_a_lease_becomes_a_reservation_and_bad_ones_are_refused(tmp_path: Path) 
         async with watching(store) as following:
             await following()
             reserved = await store.reserve(lease.subnet, address)
-            assert reserved == Lease(lease.subnet, None, lease.attrs, None)
+            assert reserved == Lease(lease.subnet, None, lease.attrs, None, lease.born), "and keeps its age"
             assert await following() == LeasePut(reserved)
 
     run(tmp_path, test)

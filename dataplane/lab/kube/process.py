@@ -16,6 +16,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, Self
@@ -199,7 +200,9 @@ class Server:
             texts["public-ipv6"] = str(attrs.public_ipv6)
         node = self.annotate(name, {prefix + item: text for item, text in texts.items()})
         subnet, *ipv6_subnet = node["spec"]["podCIDRs"]
-        return Lease(IPv4Network(subnet), IPv6Network(ipv6_subnet[0]) if ipv6_subnet else None, attrs)
+        created = datetime.fromisoformat(node["metadata"]["creationTimestamp"]).timestamp()
+        ipv6 = IPv6Network(ipv6_subnet[0]) if ipv6_subnet else None
+        return Lease(IPv4Network(subnet), ipv6, attrs, born=(created, name))
 
     def delete_node(self, name: str) -> None:
         """Delete a Node."""

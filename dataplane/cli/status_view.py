@@ -38,6 +38,7 @@ drop_words = {
     "receive_ttl": "TTL used up on the way in",
     "tun_error": "the TUN device refused the packet",
     "tun_full": "the TUN device's queue is full",
+    "tun_queue": "pods sent faster than the workers read (large packets count once)",
     "icmp_limited": "ICMP error not made, too many already",
 }
 

@@ -61,6 +61,10 @@ class Device(Protocol):
         """What could not be set up, one sentence each."""
         ...
 
+    def queue_drops(self) -> int:
+        """How many packets the kernel dropped in front of the forwarder, the device's queues being full."""
+        ...
+
     def recheck(self) -> str | None:
         """Give up what the host no longer allows; returns a sentence about it, None where all stays as it was."""
         ...
@@ -116,6 +120,7 @@ class TunDevice:
             )
             undo.callback(forwarder.close)
             self.name = tun.name
+            self.queue_drops = tun.queue_drops
             self._interface = plan.interface
             self.index = tun.index
             self.warnings = tuple(prepare_tun(tun.name))

@@ -18,7 +18,11 @@ from dataplane.model import IPAddress
 
 log = logging.getLogger(__name__)
 
-buffer_bytes = 4 << 20
+receive_buffer_bytes = 4 << 20
+# A limit, not memory. What waits for a neighbour that does not answer stays charged to the socket: up to
+# net.ipv4.neigh.*.unres_qlen_bytes (212,992) each, for at most gc_thresh3 (1,024) neighbours. With room for all of them
+# (the kernel doubles what is asked, socket(7)) no number of dead peers takes the buffer from the living ones.
+send_buffer_bytes = 128 << 20
 _ip_mtu_discover = 10  # linux/in.h IP_MTU_DISCOVER; the socket module has no name for it before 3.13
 _ip_pmtudisc_dont = 0
 _ipv6_mtu_discover = 23  # linux/in6.h
@@ -39,8 +43,8 @@ def open_receive(address: IPAddress, port: int, interface: str, count: int) -> l
     """
 
     def prepare(sock: socket.socket) -> None:
-        _grow(sock, _so_rcvbufforce, socket.SO_RCVBUF, "receive")
-        _grow(sock, _so_sndbufforce, socket.SO_SNDBUF, "send")
+        _grow(sock, _so_rcvbufforce, socket.SO_RCVBUF, receive_buffer_bytes, "receive")
+        _grow(sock, _so_sndbufforce, socket.SO_SNDBUF, send_buffer_bytes, "send")
         if address.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
         else:
@@ -78,7 +82,7 @@ def open_sources(address: IPAddress, interface: str, count: int) -> list[socket.
     def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 0)  # the kernel raises it to its least
         _drop_all_received(sock)
-        _grow(sock, _so_sndbufforce, socket.SO_SNDBUF, "send")
+        _grow(sock, _so_sndbufforce, socket.SO_SNDBUF, send_buffer_bytes, "send")
         if address.version == 4:
             sock.setsockopt(socket.IPPROTO_IP, _ip_mtu_discover, _ip_pmtudisc_dont)
         else:
@@ -118,17 +122,15 @@ def _open(address: IPAddress, port: int, interface: str, prepare: Callable[[sock
     return sock
 
 
-def _grow(sock: socket.socket, force: int, plain: int, what: str) -> None:
-    """Ask for `buffer_bytes`, past net.core.?mem_max where we may."""
+def _grow(sock: socket.socket, force: int, plain: int, wanted: int, what: str) -> None:
+    """Ask for `wanted` bytes, past net.core.?mem_max where we may."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, force, buffer_bytes)
+        sock.setsockopt(socket.SOL_SOCKET, force, wanted)
     except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, plain, buffer_bytes)
+        sock.setsockopt(socket.SOL_SOCKET, plain, wanted)
         got = sock.getsockopt(socket.SOL_SOCKET, plain) // 2  # the kernel reports twice what it grants (socket(7))
-        if got < buffer_bytes:
-            log.info(
-                "the %s buffer of a UDP socket is %d bytes instead of %d (net.core limits)", what, got, buffer_bytes
-            )
+        if got < wanted:
+            log.info("the %s buffer of a UDP socket is %d bytes instead of %d (net.core limits)", what, got, wanted)
 
 
 def _drop_all_received(sock: socket.socket) -> None:

@@ -14,6 +14,7 @@ import os
 import socket
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytun
 
@@ -23,6 +24,9 @@ from dataplane.host.ethtool import driver_of
 _device_node = "/dev/net/tun"
 _tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
 _ifreq_size = 40  # sizeof(struct ifreq) on 64-bit kernels; 32-bit ones read less
+# Not sysfs, which shows the namespace that mounted it.
+_proc_net_dev = Path("/proc/thread-self/net/dev")
+_tx_dropped = 11
 _base_flags = pytun.IFF_TUN | pytun.IFF_NO_PI
 _queue_flags = _base_flags | pytun.IFF_MULTI_QUEUE
 
@@ -42,6 +46,18 @@ class Tun:
     fds: tuple[int, ...]
     vnet_hdr: bool
     _queues: tuple[pytun.TunTapDevice, ...] = field(repr=False)
+
+    def queue_drops(self) -> int:
+        """How many packets (a super-packet is one) the kernel threw away because a queue was full; 0 without a device.
+
+        Source: net/core/net-procfs.c dev_seq_printf_stats; of a TUN's tx_dropped only a full queue adds to it while
+        its descriptors are open (drivers/net/tun.c tun_net_xmit).
+        """
+        for line in _proc_net_dev.read_text().splitlines()[2:]:
+            name, _, fields = line.partition(": ")
+            if name.strip() == self.name:
+                return int(fields.split()[_tx_dropped])
+        return 0
 
     def close(self) -> None:
         """Close every queue; the device, its addresses and its routes vanish. May be called again."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from dataplane.model import IPNetwork, Lease, Peer, PeerCounters
 
+tun_queue = "tun_queue"  # the drop reason that the kernel counts for us, before the core sees a packet
 store_silence_s = 5.0
 status_socket = "status.sock"  # in the run directory
 
@@ -55,6 +56,7 @@ class DeviceState:
 
     Attributes:
         port, workers: 0 where there are none: the kernel's own vxlan device, plain routes.
+        queue_drops: reads how many packets (a super-packet is one) its queues had no room for; None without queues.
         direct: overlay prefixes that the kernel routes straight to their peers, past the device.
     """
 
@@ -64,6 +66,7 @@ class DeviceState:
     workers: int = 0
     index: int | None = None
     forwarding: Forwarding | None = None
+    queue_drops: Callable[[], int] | None = None
     direct: set[IPNetwork] = field(default_factory=set)
 
 
@@ -147,7 +150,9 @@ class NodeState:
 
     def drops(self) -> dict[str, int]:
         """Dropped packets by reason, over all devices."""
-        return _sum(device.forwarding.drops() for device in self.devices.values() if device.forwarding)
+        devices = self.devices.values()
+        core = [device.forwarding.drops() for device in devices if device.forwarding]
+        return _sum([*core, *({tun_queue: device.queue_drops()} for device in devices if device.queue_drops)])
 
     def counters(self) -> dict[str, int]:
         """The core's totals by name, over all devices."""

@@ -26,7 +26,7 @@ from dataplane.errors import HostError
 from dataplane.host.devconf import prepare_tun
 from dataplane.host.interface import InterfaceChoice, choose
 from dataplane.host.netlink import Host, Link, Route
-from dataplane.host.sockets import buffer_bytes, close_all, open_receive, open_sources
+from dataplane.host.sockets import close_all, open_receive, open_sources, receive_buffer_bytes, send_buffer_bytes
 from dataplane.host.sysctl import read_sysctl, write_sysctl
 from dataplane.host.tun import Tun, open_tun
 
@@ -373,7 +373,7 @@ async def test_receive_sockets_are_as_the_core_needs_them(host: Host) -> None:
         for sock in opened:
             assert sock.getsockname()[:2] == (str(address), 8472)
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, 16).rstrip(b"\0") == b"eth0"
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * buffer_bytes
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 2 * receive_buffer_bytes
             assert sock.getsockopt(level, option) == 1
             assert not sock.getblocking()
             assert not sock.get_inheritable()
@@ -431,7 +431,7 @@ async def test_sources_use_ephemeral_ports_without_df_and_receive_nothing(host: 
         assert all(low <= port <= high for port in ports)
         for sock in sources:
             assert sock.getsockopt(level, option) == 0  # IP_PMTUDISC_DONT, IPV6_PMTUDISC_DONT
-            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * buffer_bytes
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == 2 * send_buffer_bytes
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < 8192
             with socket.socket(sock.family, socket.SOCK_DGRAM) as stranger:
                 stranger.sendto(b"x", sock.getsockname())

@@ -189,6 +189,9 @@ class FakeDevice:
     def recheck(self) -> str | None:
         return None
 
+    def queue_drops(self) -> int:
+        return 0
+
     def close(self) -> None:
         self.closed = True
         link = self.net.links.get(self.name)

@@ -26,7 +26,7 @@ from dataplane.model import IPNetwork, Lease, LeaseAttrs, Peer, PeerCounters
 from dataplane.observe.health import Server
 from dataplane.observe.metrics import render
 from dataplane.observe.notify import notify, watchdog_period
-from dataplane.observe.state import Datapath, DeviceState, InterfaceState, NodeState
+from dataplane.observe.state import Datapath, DeviceState, InterfaceState, NodeState, tun_queue
 from dataplane.observe.status import document
 
 now_s = 1_000_000.0
@@ -138,6 +138,14 @@ def test_status_document_has_the_contracts_shape() -> None:
         "rx_bytes": 40,
     }
     assert body["drops"] == {"send_no_route": 5, "receive_vni": 0}
+
+
+def test_packets_that_found_the_queue_full_are_drops_like_any_other() -> None:
+    state, _, _ = running()
+    (device,) = state.devices.values()
+    device.queue_drops = lambda: 7
+    assert document(state)["drops"] == {"send_no_route": 5, "receive_vni": 0, "tun_queue": 7}
+    assert 'dataplane_drops_total{reason="tun_queue"} 7.0' in render(state).decode().splitlines()
 
 
 def test_status_document_of_a_node_that_has_nothing_yet_has_every_key() -> None:
@@ -284,12 +292,12 @@ def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:
         status_command.run(argparse.Namespace(run_dir=tmp_path, json=True))
 
 
-def test_every_drop_reason_of_the_core_has_a_word() -> None:
+def test_every_drop_reason_has_a_word() -> None:
     header = (Path(__file__).parents[2] / "csrc" / "dataplane.h").read_text()
     reasons = {
         line.split()[1].rstrip(";").removeprefix("drop_") for line in header.splitlines() if "uint64_t drop_" in line
     }
-    assert reasons == set(status_view.drop_words)
+    assert reasons | {tun_queue} == set(status_view.drop_words)
 
 
 @pytest.mark.parametrize("expires_in, text", [(None, "no end"), (-1, "expired"), (59, "59 s"), (7260, "2 h 1 min")])

@@ -11,17 +11,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
 from dataplane import gotext
-from dataplane.errors import BadConfig, BadInput, StoreError
+from dataplane.errors import BadConfig, BadInput, NoConfig
 from dataplane.model import IPAddress, IPNetwork, NetConf, type_udp
 
 _no_family = "none defined stack: EnableIPv4 and EnableIPv6 are both false, at least one must be true"
+
+
+_never_pods: tuple[tuple[IPNetwork, str], ...] = tuple(
+    (ip_network(text), what)
+    for text, what in (
+        ("0.0.0.0/8", "the unspecified"),
+        ("127.0.0.0/8", "loopback"),
+        ("169.254.0.0/16", "link-local"),
+        ("224.0.0.0/4", "multicast"),
+        ("::/96", "unspecified and loopback"),
+        ("::ffff:0:0/96", "IPv4-mapped"),
+        ("fe80::/10", "link-local"),
+        ("ff00::/8", "multicast"),
+    )
+)
 
 
 def load(path: Path) -> NetConf:
@@ -33,13 +48,13 @@ def load_as(path: Path, check: Callable[[NetConf], NetConf]) -> NetConf:
     """Read and parse the file, and return what `check` makes of it.
 
     Raises:
-        StoreError: there is no such file (yet).
+        NoConfig: there is no such file (yet).
         BadConfig: it cannot be read, or its content cannot be used.
     """
     try:
         text = path.read_bytes()
     except FileNotFoundError:
-        raise StoreError(f"there is no network configuration at {path}") from None
+        raise NoConfig(f"there is no network configuration at {path}") from None
     except OSError as error:
         raise BadConfig(f"{path}: cannot be read: {error.strerror}") from error
     try:
@@ -79,7 +94,7 @@ def validate(conf: NetConf) -> NetConf:
     """Return the configuration with every default filled in.
 
     Source: flannel CheckNetworkConfig; on top of it SubnetMin must not lie above SubnetMax (flannel finds out
-    at allocation, as "out of subnets").
+    at allocation, as "out of subnets"), and a network must be one that pods can have addresses of.
 
     Raises:
         BadConfig: in flannel's words, with the value and what would be allowed.
@@ -110,6 +125,8 @@ def networks_only(conf: NetConf) -> NetConf:
     ):
         if enabled and network is None:
             raise BadConfig(f"{field}: please define a correct {field} parameter in the flannel config (found none)")
+        if network is not None and enabled:
+            _refuse_unusable(field, network)
     return replace(
         conf,
         subnet_len=0,
@@ -128,6 +145,7 @@ def _complete_ipv4(conf: NetConf) -> NetConf:
             "Network: please define a correct Network parameter in the flannel config, "
             f'such as "10.244.0.0/16" (found {network or "none"})'
         )
+    _refuse_unusable("Network", network)
     length = _subnet_len("", network, conf.subnet_len, largest=30, default=24)
     lowest, highest = _subnet_range("", network, length, conf.subnet_min, conf.subnet_max)
     return replace(conf, subnet_len=length, subnet_min=IPv4Address(lowest), subnet_max=IPv4Address(highest))
@@ -140,11 +158,25 @@ def _complete_ipv6(conf: NetConf) -> NetConf:
             "IPv6Network: please define a correct IPv6Network parameter in the flannel config, "
             f'such as "fd00:244::/48" (found {network or "none"})'
         )
+    _refuse_unusable("IPv6Network", network)
     length = _subnet_len("IPv6", network, conf.ipv6_subnet_len, largest=126, default=64)
     lowest, highest = _subnet_range("IPv6", network, length, conf.ipv6_subnet_min, conf.ipv6_subnet_max)
     return replace(
         conf, ipv6_subnet_len=length, ipv6_subnet_min=IPv6Address(lowest), ipv6_subnet_max=IPv6Address(highest)
     )
+
+
+def _refuse_unusable(field: str, network: IPNetwork) -> None:
+    """Raise `BadConfig` for a network some of whose addresses no pod can have.
+
+    Source: the IANA special-purpose address registries (RFC 6890); 240.0.0.0/4 is let through, since clusters use it.
+    """
+    for special, what in _never_pods:
+        if special.version == network.version and special.overlaps(network) and network.prefixlen:
+            raise BadConfig(
+                f"{field}: {network} overlaps {special}, {what} addresses, which no pod can have; "
+                'allowed are unicast networks such as "10.244.0.0/16" and "fd00:244::/48"'
+            )
 
 
 def _subnet_len(family: str, network: IPNetwork, length: int, *, largest: int, default: int) -> int:

@@ -53,6 +53,10 @@ class StoreError(DataplaneError):
     """The lease store cannot be used (now): unreachable, corrupt, on an unsuitable file system."""
 
 
+class NoConfig(StoreError):
+    """The lease store answers, and has no network configuration (yet)."""
+
+
 class OutOfSubnets(StoreError):
     """Every subnet between SubnetMin and SubnetMax overlaps a lease."""
 

@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
+from dataplane.backends import from_conf
 from dataplane.control.renew import Clock
 from dataplane.control.say import Say
-from dataplane.errors import DataplaneError, HostError, StoreError
+from dataplane.errors import DataplaneError, HostError, NoConfig, StoreError
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Address, Link
 from dataplane.model import NetConf
@@ -94,14 +95,20 @@ async def follow_config(store: Store, conf: NetConf, state: NodeState, clock: Cl
     say = Say(log)
     while True:
         await clock.wait(never, config_s)
+        news = ""
         try:
-            news = "" if await store.read_config() == conf else "it has changed"
+            found = await store.read_config()
+            if found != conf:
+                from_conf(found)
+                news = "it has changed; restart the daemon to take it up"
+        except NoConfig as error:
+            news = f"it was deleted ({error}); put it back: a daemon that starts without it waits"
         except StoreError:
             continue  # `ping` tells
         except DataplaneError as error:
-            news = f"it has changed, to one that cannot be used: {error}"
+            news = f"it has changed, to one that cannot be used ({error}); mend it: a daemon that starts with it ends"
         if news:
-            text = f"the network configuration in use is not the store's: {news}; restart the daemon to take it up"
+            text = f"the network configuration in use is not the store's: {news}"
             state.notes["config"] = text
             say.warn("config", text, clock.now())
         else:

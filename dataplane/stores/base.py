@@ -24,7 +24,7 @@ class Store(Protocol):
     """A lease store. All methods raise `StoreError` when the store cannot be used now."""
 
     async def read_config(self) -> NetConf:
-        """Return the validated network configuration; raises `BadConfig`, or `StoreError` when there is none yet."""
+        """Return the validated network configuration; raises `BadConfig`, or `NoConfig` when there is none."""
         ...
 
     async def addresses(self) -> tuple[IPv4Address | None, IPv6Address | None]:

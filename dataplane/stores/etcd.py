@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from random import Random, SystemRandom
 
 from dataplane import config
-from dataplane.errors import BadConfig, BadInput, BadLease, LeaseLost, StoreError
+from dataplane.errors import BadConfig, BadInput, BadLease, LeaseLost, NoConfig, StoreError
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores import etcd_pb2 as pb
 from dataplane.stores.base import Store
@@ -62,7 +62,8 @@ class EtcdStore(Store):
 
         Raises:
             BadConfig: it cannot be used, or has no IPv4, for which flannel has no form of key.
-            StoreError: there is none yet, or etcd does not answer.
+            NoConfig: there is none yet.
+            StoreError: etcd does not answer.
         """
         return (await self._config())[0]
 
@@ -126,7 +127,7 @@ class EtcdStore(Store):
         found = await self._client.read("KV/Range", pb.RangeRequest(key=self._config_key), pb.RangeResponse)
         key = text_of(self._config_key)
         if not found.kvs:
-            raise StoreError(
+            raise NoConfig(
                 "flannel config not found in etcd store. Did you create your config using etcdv3 API? "
                 f"(there is no key {key})"
             )

@@ -3,7 +3,8 @@
 How it works: one channel for each endpoint, made when first used. A read goes round the endpoints until one answers,
 and later calls begin with that one. A write goes to that one only: it may have been carried out although no answer
 came. What must stay true: every call has a deadline; whatever goes wrong is a `StoreError`, and `Unanswered` where
-the outcome is not known; a token that etcd no longer takes is replaced, once per call.
+the outcome is not known; a token that etcd no longer takes is replaced, once per call; new certificates on disk are used
+without a restart, and files that cannot be used leave the connection as it is.
 
 Sources: etcd api/v3rpc/rpctypes (metadata names, error texts), gRPC's core/channel_arg_names.h.
 """
@@ -11,15 +12,18 @@ Sources: etcd api/v3rpc/rpctypes (metadata names, error texts), gRPC's core/chan
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 # Who forks here (iptables) calls exec at once; gRPC's preparations for more only fail, with a message each time.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+# It writes lines of its own form to stderr, one at least for each TLS handshake that fails; what they say, we say.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import grpc
 import grpc.aio
@@ -27,12 +31,18 @@ from google.protobuf.message import Message
 
 from dataplane.errors import BadInput, StoreError, printable
 from dataplane.stores import etcd_pb2 as pb
+from dataplane.stores import etcd_tls
 from dataplane.stores.etcd_access import EtcdAccess
+from dataplane.stores.etcd_diagnosis import diagnose
 
+log = logging.getLogger(__name__)
 Answer = TypeVar("Answer", bound=Message)
 
 largest_message_bytes = 256 << 20
 """gRPC's default of 4 MB ends at some 15,000 leases; one range is one consistent moment, so there are no pages."""
+
+look_s = 10.0  # between two looks at the files with certificates, while all is well
+diagnosis_s = 1.0
 
 _unanswered = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 # "revision of auth store is old": users were changed since the token was made.
@@ -61,12 +71,14 @@ class Timing:
 
 
 class Client:
-    """One node's calls to the cluster. Files of `access` are read now; raises `BadInput` if they cannot be."""
+    """One node's calls to the cluster. Files of `access` are read now; raises `BadInput` if they cannot be used."""
 
     def __init__(self, access: EtcdAccess, timing: Timing) -> None:
         self.timing = timing
         self._access = access
-        self._credentials = _credentials(access)
+        self._papers = etcd_tls.read(access)
+        self._look_at = time.monotonic() + look_s
+        self._unusable = ""
         self._channels: dict[int, grpc.aio.Channel] = {}
         self._current = 0
         self._token: str | None = None
@@ -93,6 +105,7 @@ class Client:
             StoreError: the connection broke, the server has no leader, or it refuses.
         """
         at = self._current
+        await self._look()
         try:
             async with asyncio.timeout(self.timing.call):
                 metadata = (*await self._metadata(at), ("hasleader", "true"))
@@ -120,15 +133,15 @@ class Client:
                         await call.write(request)
                     answer = await call.read()
                 if answer is grpc.aio.EOF:
-                    raise self._error(at, await call.code(), await call.details())
+                    raise await self._error(at, await call.code(), await call.details())
                 seconds = None
                 yield answer
         except TimeoutError:
             raise self._no_answer(at) from None
         except grpc.aio.AioRpcError as error:
-            raise self._error(at, error.code(), error.details()) from None
+            raise await self._error(at, error.code(), error.details()) from None
         except asyncio.InvalidStateError:
-            raise self._error(at, await call.code(), await call.details()) from None
+            raise await self._error(at, await call.code(), await call.details()) from None
         except asyncio.CancelledError:
             # gRPC says it like this too when the channel is closed under a call.
             task = asyncio.current_task()
@@ -148,6 +161,7 @@ class Client:
             await channel.close()
 
     async def _call(self, at: int, method: str, request: Message, answer: type[Answer], seconds: float) -> Answer:
+        await self._look()
         refused = None
         for _ in range(2):
             metadata = await self._metadata(at, seconds)
@@ -171,7 +185,7 @@ class Client:
         try:
             result: Answer = await call(request, timeout=seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._error(at, error.code(), error.details()) from None
+            raise await self._error(at, error.code(), error.details()) from None
         except grpc.aio.UsageError:
             raise Unanswered(f"{self._name(at)}: the connection was closed") from None
         return result
@@ -198,7 +212,9 @@ class Client:
             endpoint = self._access.endpoints[at]
             options = _channel_options(self.timing)
             if endpoint.tls:
-                self._channels[at] = grpc.aio.secure_channel(endpoint.target, self._credentials, options)
+                papers = self._papers
+                credentials = grpc.ssl_channel_credentials(papers.ca, papers.key, papers.cert)
+                self._channels[at] = grpc.aio.secure_channel(endpoint.target, credentials, options)
             else:
                 self._channels[at] = grpc.aio.insecure_channel(endpoint.target, options)
         return self._channels[at]
@@ -215,12 +231,35 @@ class Client:
         if self._current == at:
             self._current = (at + 1) % len(self._access.endpoints)
 
-    def _error(self, at: int, code: grpc.StatusCode, details: str | None) -> StoreError:
-        text = f"{self._name(at)}: {printable(details or code.name)}"
-        if code in _unanswered:
-            self._leave(at)
-            return Unanswered(text)
-        return _Refused(text)
+    async def _error(self, at: int, code: grpc.StatusCode, details: str | None) -> StoreError:
+        if code not in _unanswered:
+            return _Refused(f"{self._name(at)}: {printable(details or code.name)}")
+        self._leave(at)
+        self._look_at = 0.0  # new certificates may be what is missing
+        why = ""
+        if code == grpc.StatusCode.UNAVAILABLE and "Connection refused" not in (details or ""):
+            why = await asyncio.to_thread(diagnose, self._access.endpoints[at], self._papers, diagnosis_s)
+        return Unanswered(f"{self._name(at)}: {printable(why or details or code.name)}")
+
+    async def _look(self) -> None:
+        """Read the certificates and the key again, now and then and after a failure, and use what is new."""
+        if not (self._access.cafile or self._access.certfile) or time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + look_s
+        try:
+            papers = await asyncio.to_thread(etcd_tls.read, self._access)
+        except BadInput as error:
+            # Half of a new pair, mostly: the other half follows.
+            if str(error) != self._unusable:
+                log.warning("%s; what it was before stays in use", error)
+            self._unusable = str(error)
+            return
+        self._unusable = ""
+        if papers == self._papers:
+            return
+        self._papers = papers
+        log.info("there are other certificates or another key for etcd: connecting with them")
+        await self.close()
 
 
 class _Refused(StoreError):
@@ -244,20 +283,4 @@ def _channel_options(timing: Timing) -> tuple[tuple[str, Any], ...]:
         ("grpc.use_local_subchannel_pool", 1),
         # The Go client takes no notice of http_proxy either.
         ("grpc.enable_http_proxy", 0),
-    )
-
-
-def _credentials(access: EtcdAccess) -> grpc.ChannelCredentials:
-    def content(flag: str, name: str) -> bytes | None:
-        if not name:
-            return None
-        try:
-            return Path(name).read_bytes()
-        except OSError as error:
-            raise BadInput(f"--{flag} {name}: cannot be read: {error.strerror}") from error
-
-    return grpc.ssl_channel_credentials(
-        content("etcd-cafile", access.cafile),
-        content("etcd-keyfile", access.keyfile),
-        content("etcd-certfile", access.certfile),
     )

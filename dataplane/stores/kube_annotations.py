@@ -143,6 +143,12 @@ def wanted(attrs: LeaseAttrs, facts: Facts) -> dict[str, str]:
     return texts
 
 
+def published(texts: Mapping[str, str]) -> dict[str, Any]:
+    """Return the addresses that such annotations tell peers, as members of `LeaseAttrs`."""
+    reads = {"public_ip": ("public-ip", gotext.ipv4), "public_ipv6": ("public-ipv6", gotext.ipv6)}
+    return {member: read(texts[item]) for member, (item, read) in reads.items() if item in texts}
+
+
 def own_addresses(facts: Facts) -> tuple[IPv4Address | None, IPv6Address | None]:
     """Return the addresses that an administrator wants in place of --public-ip and --public-ipv6.
 

@@ -7,8 +7,9 @@ name comes first), and the others are refused. Our own Node shows the very lease
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dataplane.errors import BadInput, BadLease
 from dataplane.model import (
@@ -21,8 +22,10 @@ from dataplane.model import (
     Snapshot,
     WatchEvent,
 )
-from dataplane.stores.kube_annotations import Facts, facts_of, read_lease, refused_key, wanted
+from dataplane.stores.kube_annotations import Facts, facts_of, published, read_lease, refused_key, wanted
 from dataplane.stores.kube_objects import Node
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +122,20 @@ class Nodes:
         own = self._own
         if own is None or own.name != name or own.lease.key != lease.key:
             return lease
+        ours = own.lease.attrs
         try:
-            says_it = wanted(own.lease.attrs, facts).items() <= facts.annotations.items()
-        except BadInput:
+            texts = wanted(ours, facts)
+        except BadInput as error:
+            # Nothing to publish in its place: what is published stays, and only the rest is looked at.
+            log.warning("%s; what is published stays", error)
+            shown = replace(lease.attrs, public_ip=ours.public_ip, public_ipv6=ours.public_ipv6)
+            return own.lease if shown == ours else lease
+        if texts.items() <= facts.annotations.items():
+            return own.lease
+        if lease.attrs != ours:
             return lease
-        return own.lease if says_it else lease
+        # The Node says what we are, and an administrator has just set what it should say instead.
+        return replace(lease, attrs=replace(ours, **published(texts)))
 
     def _holder(self, key: str) -> str:
         ours = self._own.name if self._own is not None else None

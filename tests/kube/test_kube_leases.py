@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import aclosing
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
-from kube_places import annotations, dual, mac, run, store_of, vxlan
+from kube_places import annotations, dual, mac, run, store_of, until, vxlan
 
 from dataplane.errors import BadConfig, BadInput, LeaseLost, StoreError
 from dataplane.lab.kube.access import Rule
 from dataplane.lab.kube.process import Server, service_account
-from dataplane.model import Lease, LeaseAttrs
+from dataplane.model import Lease, LeaseAttrs, LeasePut, Snapshot
 from dataplane.stores.kube import KubeStore
 
 flannels = {
@@ -109,6 +111,44 @@ def test_an_overwrite_is_published_and_used_by_nobody_here(server: Server, name:
         server.annotate(name, {"flannel.alpha.coreos.com/public-ip-overwrite": "198.51.100.8"})
         await store.renew(lease)
         assert annotations(server, name)["public-ip"] == "198.51.100.8"
+        await store.close()
+
+    run(work())
+
+
+def test_an_overwrite_set_later_is_noticed_by_the_watch(
+    server: Server, name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.add_node(name, "10.244.7.0/24")
+    overwrite = "flannel.alpha.coreos.com/public-ip-overwrite"
+
+    async def work() -> None:
+        store = store_of(server, name, tmp_path)
+        lease = await store.acquire(vxlan, None)
+        async with aclosing(store.watch()) as events:
+            await until(events, Snapshot)
+
+            async def shown() -> LeasePut:
+                while True:
+                    event: LeasePut = await until(events, LeasePut)
+                    if event.lease.key == lease.key:
+                        return event
+
+            for text in ("198.51.100.7", "198.51.100.8", ""):
+                await asyncio.to_thread(server.annotate, name, {overwrite: text})
+                # Not as we hold it: the daemon's cue to look, and to write what is wanted.
+                assert (await shown()).lease.attrs != vxlan
+                await store.renew(lease)
+                assert annotations(server, name)["public-ip"] == (text or "192.0.2.1")
+                assert (await shown()).lease == lease
+            await asyncio.to_thread(server.annotate, name, {overwrite: "nowhere"})
+            await asyncio.to_thread(server.add_node, f"{name}-peer", "10.244.8.0/24")
+            await asyncio.to_thread(
+                server.annotate, f"{name}-peer", {"flannel.alpha.coreos.com/kube-subnet-manager": "true"}
+            )
+            event = await until(events, LeasePut)
+            assert event.lease.key != lease.key  # ours is as it was, and ready
+            assert 'our Node\'s annotation public-ip-overwrite: "nowhere" is not an IPv4 address' in caplog.text
         await store.close()
 
     run(work())

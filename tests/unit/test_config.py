@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address
 from pathlib import Path
@@ -215,3 +216,32 @@ _json = st.recursive(
 def test_any_text_gives_a_configuration_or_bad_config(text: str | bytes) -> None:
     with suppress(BadConfig):
         config.validate(config.parse(text))
+
+
+@pytest.mark.parametrize("check", [config.validate, config.networks_only])
+@pytest.mark.parametrize(
+    ("field", "network", "what"),
+    [
+        ("Network", "127.0.0.0/8", "loopback"),
+        ("Network", "127.128.0.0/16", "loopback"),
+        ("Network", "64.0.0.0/2", "loopback"),
+        ("Network", "224.0.0.0/8", "multicast"),
+        ("Network", "0.0.0.0/8", "unspecified"),
+        ("Network", "169.254.0.0/16", "link-local"),
+        ("IPv6Network", "::/48", "unspecified and loopback"),
+        ("IPv6Network", "::ffff:0:0/96", "IPv4-mapped"),
+        ("IPv6Network", "ff00::/8", "multicast"),
+        ("IPv6Network", "fe80::/16", "link-local"),
+    ],
+)
+def test_a_network_that_no_pod_can_be_in_is_refused(
+    check: Callable[[NetConf], NetConf], field: str, network: str, what: str
+) -> None:
+    other = {"Network": "10.5.0.0/16"} if field == "IPv6Network" else {}
+    text = json.dumps({**other, field: network, "EnableIPv6": field == "IPv6Network"})
+    with pytest.raises(BadConfig, match=f"^{field}: {network} overlaps .*{what}"):
+        check(config.parse(text))
+
+
+def test_class_e_is_let_through() -> None:
+    assert config.validate(config.parse('{"Network": "240.10.0.0/16"}')).subnet_len == 24

@@ -10,7 +10,7 @@ import pytest
 from control_fakes import FakeStore, Net, VirtualClock, conf, go, run_until
 
 from dataplane.control.follow import Moved, follow_config, follow_interface
-from dataplane.errors import BadConfig, HostError, StoreError
+from dataplane.errors import BadConfig, HostError, NoConfig, StoreError
 from dataplane.host.interface import ExternalInterface
 from dataplane.model import NetConf
 from dataplane.observe.state import NodeState
@@ -91,6 +91,8 @@ def test_a_changed_configuration_is_said_until_it_is_back() -> None:
         answers: list[NetConf | Exception] = [
             conf,
             StoreError("down"),
+            NoConfig("there is none"),
+            replace(conf, backend_type="wireguard"),
             replace(conf, subnet_len=26),
             BadConfig("SubnetLen: 99"),
             conf,
@@ -106,10 +108,12 @@ def test_a_changed_configuration_is_said_until_it_is_back() -> None:
                     raise answer
                 return answer
 
-        await run_until(lambda: len(notes) == 6, follow_config(Store(), conf, state, VirtualClock()))
+        await run_until(lambda: len(notes) == 8, follow_config(Store(), conf, state, VirtualClock()))
         assert notes[:3] == ["", "", ""]
-        assert "it has changed; restart the daemon" in notes[3]
-        assert "cannot be used: SubnetLen: 99" in notes[4]
-        assert notes[5] == ""
+        assert "it was deleted (there is none); put it back" in notes[3]
+        assert "cannot be used (unknown backend type" in notes[4] and "restart" not in notes[4]
+        assert "it has changed; restart the daemon" in notes[5]
+        assert "cannot be used (SubnetLen: 99)" in notes[6] and "restart" not in notes[6]
+        assert notes[7] == ""
 
     go(scenario())

@@ -39,7 +39,7 @@ from dataplane.control.rundir import run_directory
 from dataplane.control.say import Say
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
-from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreError
+from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreBusy, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, NetConf, Peer
@@ -344,7 +344,8 @@ class _Life:
         backend, external = self._backend, self.external
         macs: Mapping[int, bytes]
         if earlier is None:
-            macs = await vtep_macs(self._store, backend, external.public_ip or external.public_ipv6)
+            identity = external.public_ip or external.public_ipv6
+            macs = await self._patiently(lambda: vtep_macs(self._store, backend, identity))
         else:
             macs = backend.macs_of(earlier)
         self._write_footprint()
@@ -362,24 +363,29 @@ class _Life:
         return own
 
     async def _acquire(self, attrs: LeaseAttrs) -> Lease:
-        """Take our lease, trying for half a minute while the store cannot give one; raises `StoreError`."""
+        """Take our lease; raises `StoreError`."""
         earlier = subnet_env.read(self._options.subnet_file)
         previous = None
         if earlier.subnet is not None or earlier.ipv6_subnet is not None:
             previous = Lease(earlier.subnet, earlier.ipv6_subnet, LeaseAttrs())
+        return await self._patiently(lambda: self._store.acquire(attrs, previous))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the store on the way to our lease: for half a minute, and for ever while it is only busy."""
         end = time.monotonic() + acquire_s
         while True:
             try:
-                own = await self._store.acquire(attrs, previous)
+                answer = await ask()
             except StoreError as error:
-                if isinstance(error, OutOfSubnets) or time.monotonic() + acquire_retry_s > end:
+                late = time.monotonic() + acquire_retry_s > end and not isinstance(error, StoreBusy)
+                if late or isinstance(error, OutOfSubnets):
                     raise
                 self._state.blockers["acquire"] = f"no lease yet: {error}"
                 log.warning("no lease yet, trying again: %s", error)
                 await asyncio.sleep(acquire_retry_s)
             else:
                 self._state.blockers.pop("acquire", None)
-                return own
+                return answer
 
     async def _move(self, earlier: Lease, attrs: LeaseAttrs) -> Lease:
         """Tell the peers where we are now, for as long as it takes; raises `LeaseLost`."""

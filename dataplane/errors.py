@@ -53,6 +53,10 @@ class StoreError(DataplaneError):
     """The lease store cannot be used (now): unreachable, corrupt, on an unsuitable file system."""
 
 
+class StoreBusy(StoreError):
+    """Somebody holds the lease store and will let go of it: to be waited for, however long."""
+
+
 class OutOfSubnets(StoreError):
     """Every subnet between SubnetMin and SubnetMax overlaps a lease."""
 

@@ -115,10 +115,10 @@ class Daemon:
             stack.push_async_callback(server.close)
             server.open()
             async with asyncio.TaskGroup() as group:
-                spawn(group, "serve", self._serve(server))
+                spawn(group, "serve", self._state, self._serve, server)
                 period = watchdog_period(os.environ)
                 if period is not None:
-                    spawn(group, "watchdog", self._feed_watchdog(period))
+                    spawn(group, "watchdog", self._state, self._feed_watchdog, period)
                 await self._start(group, stack, store)
 
     async def _serve(self, server: Server) -> None:
@@ -144,7 +144,7 @@ class Daemon:
             public_ipv6=address6 or self._options.public_ipv6,
         )
         backend = from_conf(conf)
-        spawn(group, "config", follow_config(store, conf, self._state, self._clock))
+        spawn(group, "config", self._state, follow_config, store, conf, self._state, self._clock)
         external = await self._interface(host, conf)
         own: Lease | None = None
         before: _Life | None = None
@@ -244,22 +244,22 @@ class _Life:
             stack.push_async_callback(control.close)
             async with asyncio.TaskGroup() as group:
                 await control.open()
-                spawn(group, "watch", control.watch(self._store))
-                spawn(group, "ping", control.ping(self._store))
+                spawn(group, "watch", self._state, control.watch, self._store)
+                spawn(group, "ping", self._state, control.ping, self._store)
                 await control.synced.wait()
                 await control.ensure()
                 await rules.open()
                 self._ready(own)
                 written.set()
-                spawn(group, "program", control.program())
-                spawn(group, "listen", control.listen(self._host))
-                spawn(group, "resync", control.resync())
-                spawn(group, "renew", renewer.run())
-                spawn(group, "interface", self._follow_interface())
-                spawn(group, "firewall", rules.run())
-                group.create_task(self._announce(), name="announce")  # the only one that comes to an end
+                spawn(group, "program", self._state, control.program)
+                spawn(group, "listen", self._state, control.listen, self._host)
+                spawn(group, "resync", self._state, control.resync)
+                spawn(group, "renew", self._state, renewer.run)
+                spawn(group, "interface", self._state, self._follow_interface)
+                spawn(group, "firewall", self._state, rules.run)
+                spawn(group, "announce", self._state, self._announce)
                 if self._options.blackhole:
-                    spawn(group, "blackhole", self._keep_blackholes(own))
+                    spawn(group, "blackhole", self._state, self._keep_blackholes, own)
 
     def _control(self, own: Lease) -> tuple[Control, Renewer]:
         external = self.external
@@ -402,7 +402,7 @@ class _Life:
                 self._state.blockers.pop("moved", None)
 
     async def _announce(self) -> None:
-        """Have the store told that our network is there, for as long as it takes."""
+        """Have the store told that our network is there, once, for as long as it takes; then rest for ever."""
         say = Say(log)
         while True:
             try:
@@ -411,7 +411,7 @@ class _Life:
                 say.warn("announce", f"cannot say that the network is there: {error}", self._clock.now())
                 await asyncio.sleep(announce_retry_s)
             else:
-                return
+                await asyncio.get_running_loop().create_future()
 
     async def _follow_interface(self) -> None:
         choice = _interface_choice(self._options)

@@ -39,7 +39,7 @@ from dataplane.control.rundir import run_directory
 from dataplane.control.say import Say
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
-from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreError
+from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreBusy, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, NetConf, Peer
@@ -115,10 +115,10 @@ class Daemon:
             stack.push_async_callback(server.close)
             server.open()
             async with asyncio.TaskGroup() as group:
-                spawn(group, "serve", self._serve(server))
+                spawn(group, "serve", self._state, self._serve, server)
                 period = watchdog_period(os.environ)
                 if period is not None:
-                    spawn(group, "watchdog", self._feed_watchdog(period))
+                    spawn(group, "watchdog", self._state, self._feed_watchdog, period)
                 await self._start(group, stack, store)
 
     async def _serve(self, server: Server) -> None:
@@ -144,7 +144,7 @@ class Daemon:
             public_ipv6=address6 or self._options.public_ipv6,
         )
         backend = from_conf(conf)
-        spawn(group, "config", follow_config(store, conf, self._state, self._clock))
+        spawn(group, "config", self._state, follow_config, store, conf, self._state, self._clock)
         external = await self._interface(host, conf)
         own: Lease | None = None
         before: _Life | None = None
@@ -244,22 +244,22 @@ class _Life:
             stack.push_async_callback(control.close)
             async with asyncio.TaskGroup() as group:
                 await control.open()
-                spawn(group, "watch", control.watch(self._store))
-                spawn(group, "ping", control.ping(self._store))
+                spawn(group, "watch", self._state, control.watch, self._store)
+                spawn(group, "ping", self._state, control.ping, self._store)
                 await control.synced.wait()
                 await control.ensure()
                 await rules.open()
                 self._ready(own)
                 written.set()
-                spawn(group, "program", control.program())
-                spawn(group, "listen", control.listen(self._host))
-                spawn(group, "resync", control.resync())
-                spawn(group, "renew", renewer.run())
-                spawn(group, "interface", self._follow_interface())
-                spawn(group, "firewall", rules.run())
-                group.create_task(self._announce(), name="announce")  # the only one that comes to an end
+                spawn(group, "program", self._state, control.program)
+                spawn(group, "listen", self._state, control.listen, self._host)
+                spawn(group, "resync", self._state, control.resync)
+                spawn(group, "renew", self._state, renewer.run)
+                spawn(group, "interface", self._state, self._follow_interface)
+                spawn(group, "firewall", self._state, rules.run)
+                spawn(group, "announce", self._state, self._announce)
                 if self._options.blackhole:
-                    spawn(group, "blackhole", self._keep_blackholes(own))
+                    spawn(group, "blackhole", self._state, self._keep_blackholes, own)
 
     def _control(self, own: Lease) -> tuple[Control, Renewer]:
         external = self.external
@@ -344,7 +344,8 @@ class _Life:
         backend, external = self._backend, self.external
         macs: Mapping[int, bytes]
         if earlier is None:
-            macs = await vtep_macs(self._store, backend, external.public_ip or external.public_ipv6)
+            identity = external.public_ip or external.public_ipv6
+            macs = await self._patiently(lambda: vtep_macs(self._store, backend, identity))
         else:
             macs = backend.macs_of(earlier)
         self._write_footprint()
@@ -362,24 +363,29 @@ class _Life:
         return own
 
     async def _acquire(self, attrs: LeaseAttrs) -> Lease:
-        """Take our lease, trying for half a minute while the store cannot give one; raises `StoreError`."""
+        """Take our lease; raises `StoreError`."""
         earlier = subnet_env.read(self._options.subnet_file)
         previous = None
         if earlier.subnet is not None or earlier.ipv6_subnet is not None:
             previous = Lease(earlier.subnet, earlier.ipv6_subnet, LeaseAttrs())
+        return await self._patiently(lambda: self._store.acquire(attrs, previous))
+
+    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+        """Ask the store on the way to our lease: for half a minute, and for ever while it is only busy."""
         end = time.monotonic() + acquire_s
         while True:
             try:
-                own = await self._store.acquire(attrs, previous)
+                answer = await ask()
             except StoreError as error:
-                if isinstance(error, OutOfSubnets) or time.monotonic() + acquire_retry_s > end:
+                late = time.monotonic() + acquire_retry_s > end and not isinstance(error, StoreBusy)
+                if late or isinstance(error, OutOfSubnets):
                     raise
                 self._state.blockers["acquire"] = f"no lease yet: {error}"
                 log.warning("no lease yet, trying again: %s", error)
                 await asyncio.sleep(acquire_retry_s)
             else:
                 self._state.blockers.pop("acquire", None)
-                return own
+                return answer
 
     async def _move(self, earlier: Lease, attrs: LeaseAttrs) -> Lease:
         """Tell the peers where we are now, for as long as it takes; raises `LeaseLost`."""
@@ -396,7 +402,7 @@ class _Life:
                 self._state.blockers.pop("moved", None)
 
     async def _announce(self) -> None:
-        """Have the store told that our network is there, for as long as it takes."""
+        """Have the store told that our network is there, once, for as long as it takes; then rest for ever."""
         say = Say(log)
         while True:
             try:
@@ -405,7 +411,7 @@ class _Life:
                 say.warn("announce", f"cannot say that the network is there: {error}", self._clock.now())
                 await asyncio.sleep(announce_retry_s)
             else:
-                return
+                await asyncio.get_running_loop().create_future()
 
     async def _follow_interface(self) -> None:
         choice = _interface_choice(self._options)

@@ -57,6 +57,10 @@ class NoConfig(StoreError):
     """The lease store answers, and has no network configuration (yet)."""
 
 
+class StoreBusy(StoreError):
+    """Somebody holds the lease store and will let go of it: to be waited for, however long."""
+
+
 class OutOfSubnets(StoreError):
     """Every subnet between SubnetMin and SubnetMax overlaps a lease."""
 

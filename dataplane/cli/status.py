@@ -14,6 +14,7 @@ from typing import Any
 
 from dataplane.errors import DataplaneError, HostError
 from dataplane.observe.state import status_socket
+from dataplane.private_files import NotOurs, opened_directory
 
 answer_limit_s = 5.0
 
@@ -48,6 +49,9 @@ def fetch(path: Path) -> dict[str, Any]:
     """Return the status document of the daemon that listens on `path`; raises `HostError`."""
     connection = _UnixConnection(path)
     try:
+        # Whoever makes the directory first could otherwise tell an administrator what he likes.
+        with opened_directory(path.parent, 0):
+            pass
         connection.request("GET", "/status")
         response = connection.getresponse()
         body = response.read()
@@ -55,6 +59,8 @@ def fetch(path: Path) -> dict[str, Any]:
         raise HostError(f"no daemon is running here: {path} does not exist (--run-dir says where to look)") from error
     except ConnectionRefusedError as error:
         raise HostError(f"no daemon is running here: nobody listens on {path} any more") from error
+    except NotOurs as error:
+        raise HostError(f"cannot ask the daemon: {error.filename} {error.strerror}") from error
     except PermissionError as error:
         raise HostError(f"not allowed to open {path}; only the daemon's own user may") from error
     except (OSError, http.client.HTTPException) as error:

@@ -118,8 +118,8 @@ class Firewall:
     async def run(self) -> None:
         """Look at the rules at every change that the kernel reports, and on a timer, for ever."""
         async with asyncio.TaskGroup() as group:
-            spawn(group, "firewall resync", self._resync())
-            spawn(group, "firewall listen", self._listen())
+            spawn(group, "firewall resync", self._state, self._resync)
+            spawn(group, "firewall listen", self._state, self._listen)
 
     async def _resync(self) -> None:
         row = 0

@@ -7,6 +7,7 @@ up after; and only what is written here, and still looks like ours, is ever remo
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
@@ -18,6 +19,7 @@ from dataplane.errors import BadInput, HostError
 from dataplane.host import vxlan
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork
+from dataplane.private_files import open_file, opened_directory, replace_file
 
 file_name = "footprint.json"
 
@@ -61,8 +63,8 @@ def add(run_dir: Path, footprint: Footprint) -> None:
     }
     path = run_dir / file_name
     try:
-        path.with_suffix(".new").write_text(json.dumps(document, indent=1) + "\n")
-        path.with_suffix(".new").rename(path)
+        with opened_directory(run_dir) as directory:
+            replace_file(directory, path, json.dumps(document, indent=1) + "\n")
     except OSError as error:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
 
@@ -71,7 +73,8 @@ def read(run_dir: Path) -> Footprint | None:
     """Return what was written, None if nothing was; raises `BadInput` if it cannot be read."""
     path = run_dir / file_name
     try:
-        document: dict[str, Any] = json.loads(path.read_text())
+        with opened_directory(run_dir) as directory, os.fdopen(open_file(directory, path, os.O_RDONLY)) as file:
+            document: dict[str, Any] = json.loads(file.read())
         return Footprint(
             devices=tuple(str(name) for name in document["devices"]),
             interface=str(document["interface"]),

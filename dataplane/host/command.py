@@ -33,16 +33,16 @@ async def ask(*words: str, given: str = "") -> tuple[int, str, str]:
     if path is None:
         raise HostError(f"the command {words[0]} is not installed")
     environment = {**os.environ, "LC_ALL": "C"}
-    # Not a pipe: a tool may end without reading it, and uvloop fails on that (RuntimeError: the handler is closed).
-    with os.fdopen(os.memfd_create("stdin"), "w+b") as stdin:
-        stdin.write(given.encode())
-        stdin.seek(0)
-        try:
+    try:
+        # Not a pipe: a tool may end without reading it, and uvloop fails on that (RuntimeError: the handler is closed).
+        with os.fdopen(os.memfd_create("stdin"), "w+b") as stdin:
+            stdin.write(given.encode())
+            stdin.seek(0)
             process = await asyncio.create_subprocess_exec(
                 path, *words[1:], stdin=stdin, stdout=PIPE, stderr=PIPE, env=environment
             )
-        except OSError as error:
-            raise HostError(f"cannot run {path}: {error.strerror}") from error
+    except OSError as error:
+        raise HostError(f"cannot run {path}: {error.strerror or error}") from error
     try:
         async with asyncio.timeout(limit_s):
             out, err = await process.communicate()

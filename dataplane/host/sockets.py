@@ -63,6 +63,9 @@ def open_receive(address: IPAddress, port: int, interface: str, count: int) -> l
             opened[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         for _ in range(count - 1):
             opened.append(_open(address, port, interface, share))
+    except OSError as error:
+        close_all(opened)
+        raise HostError(_explain(address, port, interface, error)) from error
     except BaseException:
         close_all(opened)
         raise
@@ -106,7 +109,10 @@ def close_all(sockets: list[socket.socket]) -> None:
 
 def _open(address: IPAddress, port: int, interface: str, prepare: Callable[[socket.socket], None]) -> socket.socket:
     family = socket.AF_INET if address.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    except OSError as error:
+        raise HostError(_explain(address, port, interface, error)) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         prepare(sock)

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dataplane.errors import HostError
 from dataplane.observe.state import NodeState, status_socket
 from dataplane.observe.status import document
+from dataplane.private_files import opened_directory
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -115,12 +117,16 @@ def _open_port(ip: str, port: int) -> socket.socket:
 
 
 def _open_socket(path: Path) -> socket.socket:
-    # The run directory's lock is ours, so whoever left this socket is gone.
-    path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
     try:
-        listener.bind(str(path))
+        with opened_directory(path.parent) as directory:
+            # The run directory's lock is ours, so whoever left this socket is gone.
+            with suppress(FileNotFoundError):
+                os.unlink(path.name, dir_fd=directory)
+            listener.bind(str(path))
+            # Bound by its path, as there is no bindat(2); it must have come to be where we looked.
+            os.stat(path.name, dir_fd=directory, follow_symlinks=False)
         listener.listen(16)
     except OSError as error:
         listener.close()

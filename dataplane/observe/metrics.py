@@ -21,6 +21,7 @@ event_help = {
     "device_rebuilds": "Times a TUN device and its forwarder were built again",
     "repairs": "Addresses, routes, link settings and firewall rules put back after somebody removed them",
     "lease_renewals": "Renewals of our own lease",
+    "task_failures": "Times a background task failed unexpectedly and was begun again",
 }
 
 

@@ -19,12 +19,12 @@ def notify(*lines: str) -> None:
         return
     # A leading @ names a socket in the abstract namespace (unix(7)).
     target = "\0" + address[1:] if address.startswith("@") else address
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
-        notifier.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+            notifier.setblocking(False)
             notifier.sendto("\n".join(lines).encode(), target)
-        except OSError as error:
-            raise HostError(f"cannot notify NOTIFY_SOCKET {address}: {error.strerror or error}") from error
+    except OSError as error:
+        raise HostError(f"cannot notify NOTIFY_SOCKET {address}: {error.strerror or error}") from error
 
 
 def watchdog_period(environment: Mapping[str, str]) -> float | None:

@@ -62,6 +62,7 @@ class LocalStore(Store):
         self._random = random or SystemRandom()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lease-store")
         self._database: Database | None = None
+        self._found = False  # then one that is gone is not made anew: to whoever watches, all leases would be gone
 
     async def read_config(self) -> NetConf:
         """Return the validated configuration; raises `BadConfig`, or `StoreError` if there is no such file."""
@@ -74,7 +75,7 @@ class LocalStore(Store):
             OutOfSubnets, StoreError, BadConfig.
         """
         node = _node(attrs)
-        return await self._in_thread(lambda: self._acquire(self._open(), node, attrs, previous))
+        return await self._in_thread(lambda: self._acquire(self._open(create=True), node, attrs, previous))
 
     async def renew(self, lease: Lease, attrs: LeaseAttrs | None = None) -> Lease:
         """Write the lease's attributes, or new ones, with a new end unless it is a reservation, and return it.
@@ -98,11 +99,11 @@ class LocalStore(Store):
             StoreError: it overlaps another node's lease, or the node holds another subnet.
         """
         lease = Lease(subnet, ipv6_subnet, LeaseAttrs(public_ip))
-        return await self._in_thread(lambda: self._reserve(self._open(), lease))
+        return await self._in_thread(lambda: self._reserve(self._open(create=True), lease))
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-        return follow(Follower(self._path, self._ttl, self._history, self._clock))
+        return follow(Follower(self._path, self._ttl, self._history, self._clock, not self._found))
 
     async def ping(self) -> None:
         """Look at the file once; raises `StoreError` when it cannot be used (now)."""
@@ -130,9 +131,10 @@ class LocalStore(Store):
             self._close()  # a replaced or repaired file is then opened afresh by the next call
             raise
 
-    def _open(self) -> Database:
+    def _open(self, create: bool = False) -> Database:
         if self._database is None:
-            self._database = Database(self._path, self._ttl, self._clock)
+            self._database = Database(self._path, self._ttl, self._clock, create or not self._found)
+            self._found = True
         return self._database
 
     def _close(self) -> None:

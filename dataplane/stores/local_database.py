@@ -22,8 +22,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dataplane.errors import StoreError
-from dataplane.stores.local_directory import refuse_network_file_system
+from dataplane.errors import StoreBusy, StoreError
+from dataplane.private_files import NotOurs
+from dataplane.stores.local_directory import claim, refuse_network_file_system
 
 busy_seconds = 10.0
 """How long a transaction waits for other daemons' before it fails."""
@@ -93,21 +94,27 @@ class Database:
     """A connection, to be used in the thread that made it.
 
     Args:
-        path: the database file; it and its directory are created when missing.
+        path: the database file, its owner's alone (see local_directory).
         ttl: seconds, the longest that a lease of an earlier boot may still live.
+        create: whether it and its directory are made when missing.
     Raises:
+        StoreBusy: another process holds it.
         StoreError: see above; names the file.
     """
 
-    def __init__(self, path: Path, ttl: float, clock: LeaseClock) -> None:
+    def __init__(self, path: Path, ttl: float, clock: LeaseClock, create: bool = True) -> None:
         self.path = path
         self.clock = clock
-        self._open(ttl)
+        self._open(ttl, create)
 
-    def _open(self, ttl: float) -> None:
+    def _open(self, ttl: float, create: bool) -> None:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            claim(self.path, create)
             refuse_network_file_system(self.path.parent)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self.path}: was removed; a restarted daemon makes a new one") from error
+        except NotOurs as error:
+            raise StoreError(f"lease directory {self.path.parent}: {error.filename} {error.strerror}") from error
         except OSError as error:
             raise StoreError(f"lease directory {self.path.parent}: {error.strerror}") from error
         deadline = time.monotonic() + busy_seconds
@@ -124,7 +131,7 @@ class Database:
                 # Turning WAL on does not wait for others as transactions do, so the waiting is ours.
                 connection.close()
                 if time.monotonic() > deadline:
-                    raise StoreError(f"{self.path}: locked by another process for {busy_seconds:.0f} s") from None
+                    raise StoreBusy(f"{self.path}: {_busy()}") from None
                 time.sleep(0.01)
             except BaseException as error:
                 connection.close()
@@ -182,8 +189,8 @@ class Database:
         except sqlite3.Error as error:
             name = getattr(error, "sqlite_errorname", "")  # only there when SQLite itself said no
             if name.startswith("SQLITE_BUSY"):
-                text = f"locked by another process for {busy_seconds:.0f} s"
-            elif name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+                raise StoreBusy(f"{self.path}: {_busy()}") from error
+            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
                 text = f"damaged, or not a lease database: {error} (move it away, a new one is then made)"
             else:
                 text = str(error)
@@ -195,6 +202,10 @@ class Database:
         except OSError:
             return None
         return status.st_dev, status.st_ino
+
+
+def _busy() -> str:
+    return f"store busy: locked by another process for {busy_seconds:.0f} s"
 
 
 class _FirstOpenRace(Exception):

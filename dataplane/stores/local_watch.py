@@ -28,13 +28,15 @@ class Follower:
     Args:
         path, ttl, clock: as for `Database`.
         history: how many events the log keeps, needed where this watcher writes (expiry).
+        create: as for `Database`.
     """
 
-    def __init__(self, path: Path, ttl: float, history: int, clock: LeaseClock) -> None:
+    def __init__(self, path: Path, ttl: float, history: int, clock: LeaseClock, create: bool) -> None:
         self._path = path
         self._ttl = ttl
         self._history = history
         self._clock = clock
+        self._create = create
         self._stopped = False
         self._database: Database | None = None
         self._seen = 0
@@ -48,7 +50,7 @@ class Follower:
             StoreError: the file cannot be used any more.
         """
         if self._database is None:
-            self._database = Database(self._path, self._ttl, self._clock)
+            self._database = Database(self._path, self._ttl, self._clock, self._create)
         while not self._stopped:
             events = self._look(self._database)
             if events:

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import os
+import shutil
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 from local_store_machine import Machine, node, previous, run, watching
 
-from dataplane.errors import LeaseLost, StoreError
+from dataplane.errors import LeaseLost, StoreBusy, StoreError
 from dataplane.model import (
     LeaseGone,
     LeasePut,
@@ -208,7 +209,7 @@ def test_a_newer_schema_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_replaced_under_us_is_no_second_truth(tmp_path: Path) -> None:
     async def test(machine: Machine) -> None:
-        store = machine.store()
+        store, other = machine.store(), machine.store()
         lease = await store.acquire(node(1), None)
         async with watching(store) as following:
             await following()
@@ -216,11 +217,98 @@ def test_a_file_replaced_under_us_is_no_second_truth(tmp_path: Path) -> None:
                 (machine.directory / name).unlink()
             with pytest.raises(StoreError, match="removed or replaced"):
                 await following()
+        await other.acquire(node(2), None)
         with pytest.raises(StoreError, match="removed or replaced"):
             await store.renew(lease)
         with pytest.raises(LeaseLost):
             await store.renew(lease)
         assert (await store.acquire(node(1), lease)).subnet == lease.subnet
+
+    run(tmp_path, test)
+
+
+def test_a_directory_that_was_removed_is_told_and_not_made_anew(tmp_path: Path) -> None:
+    """A new, empty one would say that every lease is gone, ours too."""
+
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        lease = await store.acquire(node(1), None)
+        await store.ping()
+        shutil.rmtree(machine.directory)
+        for _ in range(3):
+            for asked in (store.ping(), store.renew(lease)):
+                with pytest.raises(StoreError, match="was removed") as refused:
+                    await asked
+                assert not isinstance(refused.value, LeaseLost)
+            async with watching(store) as following:
+                with pytest.raises(StoreError, match="was removed"):
+                    await following()
+        assert not machine.directory.exists()
+        assert (await machine.store().acquire(node(1), lease)).subnet == lease.subnet  # a restarted daemon
+
+    run(tmp_path, test)
+
+
+def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
+    """Who can read a file can lock it, and hold up every daemon."""
+
+    def modes(machine: Machine) -> dict[str, int]:
+        return {path.name: path.stat().st_mode & 0o777 for path in machine.directory.iterdir()}
+
+    private = dict.fromkeys((file_name, f"{file_name}-wal", f"{file_name}-shm"), 384)
+
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        await store.acquire(node(1), None)
+        assert machine.directory.stat().st_mode & 0o777 == 0o700
+        assert modes(machine) == private
+        for path in machine.directory.iterdir():
+            path.chmod(0o666)
+        machine.directory.chmod(0o777)
+        await machine.store().acquire(node(2), None)
+        assert machine.directory.stat().st_mode & 0o777 == 0o755
+        assert modes(machine) == private
+
+    mask = os.umask(0)
+    try:
+        run(tmp_path, test)
+    finally:
+        os.umask(mask)
+
+
+@pytest.mark.parametrize("name", [file_name, f"{file_name}-wal", f"{file_name}-shm"])
+@pytest.mark.parametrize("kind", ["symlink", "link", "another's"])
+def test_a_store_that_somebody_else_can_hold_is_refused(tmp_path: Path, name: str, kind: str) -> None:
+    async def test(machine: Machine) -> None:
+        machine.directory.mkdir()
+        victim = tmp_path / "victim"
+        victim.write_bytes(b"")
+        path = machine.directory / name
+        if kind == "symlink":
+            path.symlink_to(victim)
+        elif kind == "link":
+            path.hardlink_to(victim)
+        else:
+            path.touch()
+            os.chown(path, 65534, 65534)
+        with pytest.raises(StoreError, match=f"lease directory {machine.directory}: {path} (is|has|belongs)"):
+            await machine.store().acquire(node(1), None)
+        assert victim.stat().st_size == 0 and victim.stat().st_mode & 0o777 == 0o644
+
+    run(tmp_path, test)
+
+
+def test_anothers_directory_and_one_for_many_users_are_refused(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        machine.directory.mkdir()
+        machine.directory.chmod(0o1777)
+        with pytest.raises(StoreError, match="written to by others"):
+            await machine.store().acquire(node(1), None)
+        os.chown(machine.directory, 65534, 65534)
+        machine.directory.chmod(0o755)
+        with pytest.raises(StoreError, match="belongs to user 65534"):
+            await machine.store().acquire(node(1), None)
+        assert list(machine.directory.iterdir()) == []
 
     run(tmp_path, test)
 
@@ -233,8 +321,10 @@ def test_a_lock_held_by_another_program_is_named(tmp_path: Path, monkeypatch: py
         lease = await store.acquire(node(1), None)
         with machine.sql() as sql:
             sql.execute("BEGIN IMMEDIATE")
-            with pytest.raises(StoreError, match="locked by another process"):
+            with pytest.raises(StoreBusy, match="locked by another process"):
                 await store.renew(lease)
+            with pytest.raises(StoreBusy, match="locked by another process"):
+                await machine.store().acquire(node(2), None)
             async with watching(machine.store()) as following:
                 with pytest.raises(StoreError, match="locked by another process"):
                     await following()

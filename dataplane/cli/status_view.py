@@ -38,6 +38,7 @@ drop_words = {
     "receive_ttl": "TTL used up on the way in",
     "tun_error": "the TUN device refused the packet",
     "tun_full": "the TUN device's queue is full",
+    "forged_encap": "encapsulation that this node does not send itself: a pod forged it",
     "icmp_limited": "ICMP error not made, too many already",
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -85,6 +85,10 @@ class Datapath:
     reason: str
 
 
+async def _nothing_to_count() -> None:
+    return None
+
+
 @dataclass(slots=True)
 class NodeState:
     """Everything worth telling about this node.
@@ -96,6 +100,8 @@ class NodeState:
         refused: reason by lease key.
         leases: how many leases of other nodes are in use.
         store_contact: Unix time of the last successful contact with the store.
+        firewall_drops: packets that the encapsulation rules dropped, as of the last look.
+        recount: brings that up to date.
         events: how often something worth counting happened, by name.
     """
 
@@ -114,6 +120,8 @@ class NodeState:
     refused: dict[str, str] = field(default_factory=dict)
     leases: int = 0
     store_contact: float | None = None
+    firewall_drops: int = 0
+    recount: Callable[[], Awaitable[None]] = _nothing_to_count
     events: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -146,8 +154,9 @@ class NodeState:
         return 0 if device.forwarding is None else device.workers - len(device.forwarding.failures)
 
     def drops(self) -> dict[str, int]:
-        """Dropped packets by reason, over all devices."""
-        return _sum(device.forwarding.drops() for device in self.devices.values() if device.forwarding)
+        """Dropped packets by reason, over all devices and the firewall."""
+        ours = {"forged_encap": self.firewall_drops}
+        return _sum([*(device.forwarding.drops() for device in self.devices.values() if device.forwarding), ours])
 
     def counters(self) -> dict[str, int]:
         """The core's totals by name, over all devices."""

@@ -42,6 +42,7 @@ from dataplane.control.tun_keeper import TunKeeper
 from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreBusy, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.netlink import Host
+from dataplane.host.rules import Encap
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, NetConf, Peer
 from dataplane.observe.health import Server
 from dataplane.observe.notify import notify, watchdog_period
@@ -300,6 +301,7 @@ class _Life:
             previous=subnet_env.read(options.subnet_file),
             state=self._state,
             clock=self._clock,
+            encap=Encap(self._backend.encap_port, self.external.name),
         )
 
     def _write_footprint(self, subnets: tuple[IPNetwork, ...] = ()) -> None:
@@ -310,7 +312,7 @@ class _Life:
             networks=tuple(net for net in (conf.network, conf.ipv6_network) if net is not None),
             subnets=subnets,
             blackhole=options.blackhole,
-            firewall=options.masquerade or options.forward,
+            firewall=True,
             subnet_file=str(options.subnet_file),
         )
         footprint.add(options.run_dir, left)

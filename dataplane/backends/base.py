@@ -102,6 +102,11 @@ class Backend(ABC):
     def device_names(self) -> tuple[str, ...]:
         """Names, exact or templates, of the devices that `plans` will plan; none where there are only routes."""
 
+    @property
+    def encap_port(self) -> int | None:
+        """UDP port, ours and the peers'; None where nothing is encapsulated."""
+        return None
+
     @abstractmethod
     def mtu(self, interface_mtu: int) -> int:
         """FLANNEL_MTU of subnet.env, bytes; raises `BadConfig` where nothing useful is left."""

@@ -55,6 +55,11 @@ class UdpBackend(Backend):
     def device_names(self) -> tuple[str, ...]:
         return (_device_name,)
 
+    @property
+    def encap_port(self) -> int:
+        """UDP port, ours and the peers'."""
+        return self.port
+
     def mtu(self, interface_mtu: int) -> int:
         return check_mtu("the udp device", interface_mtu - overhead_bytes[self.underlay_family], self.carries_ipv6)
 

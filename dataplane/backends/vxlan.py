@@ -137,6 +137,11 @@ class VxlanBackend(Backend):
     def device_names(self) -> tuple[str, ...]:
         return tuple(f"{_name_prefix[family]}{self.vni}" for family in self.families)
 
+    @property
+    def encap_port(self) -> int:
+        """UDP port, ours and the peers'."""
+        return self.port
+
     def mtu(self, interface_mtu: int) -> int:
         """Configured or interface MTU minus 50, with IPv6 too: flannel never lowers FLANNEL_MTU for it."""
         return check_mtu("subnet.env", (self.underlay_mtu or interface_mtu) - overhead_bytes[4], 6 in self.families)

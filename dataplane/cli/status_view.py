@@ -39,6 +39,7 @@ drop_words = {
     "tun_error": "the TUN device refused the packet",
     "tun_full": "the TUN device's queue is full",
     "tun_queue": "pods sent faster than the workers read (large packets count once)",
+    "forged_encap": "encapsulation that this node does not send itself: a pod forged it",
     "icmp_limited": "ICMP error not made, too many already",
 }
 

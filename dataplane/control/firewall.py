@@ -1,4 +1,4 @@
-"""Keeps the masquerade and forward rules: puts them in at start, looks whether they are there, puts them back.
+"""Keeps the masquerade, forward and encapsulation rules: puts them in at start, looks whether they are there, puts them back.
 
 nftables where the configuration says EnableNFTables, otherwise iptables, or nftables where iptables is not installed.
 What must stay true: with --ip-masq there is no start without the rules; a failure later never ends the daemon; the
@@ -18,7 +18,7 @@ from dataplane.control.tasks import spawn
 from dataplane.errors import HostError
 from dataplane.host import iptables, nftables
 from dataplane.host.netfilter import watch_rules
-from dataplane.host.rules import Wanted, overlays
+from dataplane.host.rules import Encap, Wanted, overlays
 from dataplane.model import Lease, NetConf
 from dataplane.observe.state import NodeState
 from dataplane.subnet_env import SubnetEnv
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 settle_s = 0.2  # between two looks
 prompt_repairs = 8  # in a row; then somebody fights us, and the rest doubles with each, up to the interval
 listen_again_s = 5.0
+count_rest_s = 0.5  # whoever may scrape must not have tools run at will
 both_versions = (4, 6)
 
 Remove = Callable[[Iterable[int]], Coroutine[Any, Any, None]]
@@ -46,6 +47,10 @@ class Mechanism(Protocol):
         """Say whether they are still there as put in; raises `HostError`."""
         ...
 
+    async def dropped(self) -> int:
+        """Return how many packets they dropped since they were put in; raises `HostError`."""
+        ...
+
 
 class Firewall:
     """The rules of one node.
@@ -54,6 +59,7 @@ class Firewall:
         random_fully: whether masqueraded connections get random source ports.
         resync_s: seconds between two looks at the rules where the kernel reports no change.
         previous: what subnet.env said of an earlier life.
+        encap: where encapsulation may arrive; None: no rules about it.
     """
 
     def __init__(
@@ -68,8 +74,9 @@ class Firewall:
         previous: SubnetEnv,
         state: NodeState,
         clock: Clock,
+        encap: Encap | None = None,
     ) -> None:
-        self._wanted = Wanted(masquerade, forward, random_fully, overlays(conf, own))
+        self._wanted = Wanted(masquerade, forward, random_fully, overlays(conf, own), encap)
         self._enable_nftables = conf.enable_nftables
         self._resync_s = resync_s
         self._previous = previous
@@ -79,6 +86,10 @@ class Firewall:
         self._touched = asyncio.Event()
         self._never = asyncio.Event()
         self._say = Say(log)
+        self._dropped = 0  # at the last look, by the rules that are there now
+        self._counted_at = -count_rest_s
+        self._busy = asyncio.Lock()
+        state.recount = self.count
 
     async def open(self) -> None:
         """Put the rules in and take away what an earlier life left.
@@ -103,7 +114,10 @@ class Firewall:
             if self._mechanism is None:
                 await self._start()
             elif not await self._mechanism.intact():
-                await self._mechanism.apply()
+                async with self._busy:
+                    await self._count()
+                    await self._mechanism.apply()
+                    self._dropped = 0
                 repaired = True
                 self._state.events["repairs"] += 1
                 text = f"somebody removed or changed the firewall rules; they are back ({self._mechanism.name})"
@@ -126,9 +140,30 @@ class Firewall:
         while True:
             await self._clock.wait(self._touched, self._resync_s)
             self._touched.clear()
+            await self.count()
             row = min(row + 1, 30) if await self.ensure() else 0
             rest = settle_s * 2 ** max(0, row - prompt_repairs)
             await self._clock.wait(self._never, min(rest, self._resync_s))
+
+    async def _count(self) -> None:
+        """Add to the node's drops what the rules dropped since the last look."""
+        if self._mechanism is None or self._wanted.encap is None:
+            return
+        self._counted_at = self._clock.now()
+        now = await self._mechanism.dropped()
+        # Less than before: they are not the rules that were looked at, but new ones of somebody's restore.
+        self._state.firewall_drops += now - self._dropped if now >= self._dropped else now
+        self._dropped = now
+
+    async def count(self) -> None:
+        """Bring the count of dropped packets up to date, for who asks now."""
+        if abs(self._clock.now() - self._counted_at) < count_rest_s:
+            return
+        try:
+            async with self._busy:
+                await self._count()
+        except HostError as error:
+            self._say.warn("count", f"dropped packets cannot be counted: {error}", self._clock.now())
 
     async def _listen(self) -> None:
         while True:

@@ -1,7 +1,7 @@
-"""The rules in iptables: a chain of our own in nat and in filter, and one jump to each.
+"""The rules in iptables: chains of our own in nat, filter and mangle, and one jump to each.
 
 What must stay true: a chain's rules are replaced in one transaction of iptables-restore, so there is no moment without
-them; a jump that is there stays where it is; chains and rules of others are not touched. Ours are our two chains, the
+them; a jump that is there stays where it is; chains and rules of others are not touched. Ours are our chains, the
 jumps to them, and rules with flannel's comments in the base chains, which early flannel put there directly. Works the
 same over nf_tables and over the legacy kernel interface. Source: flannel pkg/trafficmngr/iptables.
 """
@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 from dataplane.errors import HostError
 from dataplane.host.command import ask, call, find
-from dataplane.host.rules import Chain, Overlay, Wanted, chains, iptables_jump, iptables_rule
+from dataplane.host.rules import Chain, Overlay, Wanted, chains, first_chains, iptables_jump, iptables_rule
 
-marks = (b"FLANNEL-", b"POSTROUTING\0", b"FORWARD\0")
+marks = (b"FLANNEL-", b"DATAPLANE-", b"POSTROUTING\0", b"FORWARD\0", b"INPUT\0")
 """What a notice of the kernel holds if it may concern these rules (a deleted rule is reported by its chain alone)."""
 
 Listing = list[tuple[list[str], list[str]]]
@@ -66,6 +66,21 @@ class Iptables:
         """
         return bool(self._listed) and await self._list() == self._listed
 
+    async def dropped(self) -> int:
+        """Return how many packets our rules dropped since they were put in.
+
+        Raises:
+            HostError: a tool cannot be run.
+        """
+        count = 0
+        for chain, overlay in self._places():
+            if chain in first_chains:
+                words = ("-w", "-t", chain.table, "-L", chain.name, "-v", "-x", "-n")
+                _, out, _ = await ask(_tool(overlay.version), *words)
+                rows = (line.split() for line in out.splitlines())
+                count += sum(int(row[0]) for row in rows if len(row) > 2 and row[2] == "DROP")
+        return count
+
     def _places(self) -> list[tuple[Chain, Overlay]]:
         wanted = self._wanted
         return [(chain, overlay) for overlay in wanted.overlays for chain in chains if wanted.rules(chain, overlay)]
@@ -86,7 +101,7 @@ class Iptables:
             old.remove(jump)
         lines = [f":{chain.name} - [0:0]", *map(_deletion, old)]
         if jump not in jumps:
-            lines.append(jump)
+            lines.append(jump.replace("-A", "-I", 1) if chain in first_chains else jump)
         lines += [iptables_rule(chain, rule, self._wanted.random_fully and modern) for rule in rules]
         await _restore(chain, overlay.version, lines, wait=modern)
 

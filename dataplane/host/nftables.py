@@ -7,6 +7,7 @@ differs between its versions. Source: flannel pkg/trafficmngr/nftables.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
 from dataplane.errors import HostError
@@ -17,7 +18,8 @@ tool = "nft"
 marks = (b"flannel-ipv",)
 """What a notice of the kernel holds if it may concern these rules: the table's name."""
 
-_verdicts = frozenset(("return", "accept", "masquerade"))
+_verdicts = frozenset(("return", "accept", "masquerade", "drop"))
+_counted = re.compile(r"counter packets (\d+) bytes \d+ drop")
 
 
 def available() -> bool:
@@ -59,6 +61,15 @@ class Nftables:
             HostError: nft cannot be run.
         """
         return bool(self._listed) and await self._list() == self._listed
+
+    async def dropped(self) -> int:
+        """Return how many packets our rules dropped since they were put in.
+
+        Raises:
+            HostError: nft cannot be run.
+        """
+        listed = [(await ask(tool, "list", "table", *_words(o.version)))[1] for o in self._wanted.overlays]
+        return sum(int(count) for text in listed for count in _counted.findall(text))
 
     async def _list(self) -> list[str]:
         # One that is missing is listed as "": that is no failure, and why else nft may have failed `apply` will tell.

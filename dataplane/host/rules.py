@@ -1,9 +1,12 @@
-"""Which masquerade and forward rules are wanted, as data, and how nft and iptables write them; pure.
+"""Which masquerade, forward and encapsulation rules are wanted, as data, and how nft and iptables write them; pure.
 
 Effect, order and names are flannel's (flannel.md section 8; pkg/trafficmngr). What must stay true: both texts mean
 the same. Where flannel's two differ, the iptables rule is the model: the mark is compared under its mask (flannel's
 nft rule compares all of it, so a second bit set beside kube-proxy's would undo kube-proxy's choice), and what comes to
 our subnet from outside the overlay keeps its source, while what goes to other nodes' subnets does not.
+
+The encapsulation rules are our own. Peers know a node by its underlay address, and a pod's packet leaves with that
+address once it is masqueraded: so what this node forwards must never reach an encapsulation port, only what it sends.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ from typing import Literal
 
 from dataplane.model import IPNetwork, Lease, NetConf
 
-Verdict = Literal["return", "accept", "masquerade"]
+Verdict = Literal["return", "accept", "masquerade", "drop"]
 
 kube_proxy_mark = 0x4000  # kube-proxy masquerades what carries it
+default_ports = frozenset((8285, 8472))  # flannel's udp and vxlan: peers may run what we do not
 _multicast = {4: "224.0.0.0/4", 6: "ff00::/8"}
 
 
@@ -69,17 +73,59 @@ masquerade_chain = Chain(
     "chain to manage traffic masquerading by flannel",
     "type nat hook postrouting priority srcnat",
 )
-chains = (masquerade_chain, forward_chain)
+# mangle, because it comes before whatever accepts in filter.
+encap_forward_chain = Chain(
+    "mangle",
+    "FORWARD",
+    "DATAPLANE-ENCAP-FWD",
+    "dataplane encap forward",
+    "encap_forward",
+    "chain to drop forwarded encapsulation",
+    "type filter hook forward priority mangle",
+)
+encap_input_chain = Chain(
+    "mangle",
+    "INPUT",
+    "DATAPLANE-ENCAP-IN",
+    "dataplane encap input",
+    "encap_input",
+    "chain to drop encapsulation from elsewhere than the underlay",
+    "type filter hook input priority mangle",
+)
+chains = (masquerade_chain, forward_chain, encap_forward_chain, encap_input_chain)
+first_chains = frozenset((encap_forward_chain, encap_input_chain))
+"""Chains whose jump comes before the rules of others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """What is matched, and what becomes of it; a prefix that begins with "! " matches all but itself."""
+    """What is matched, and what becomes of it; a prefix that begins with "! " matches all but itself.
+
+    Attributes:
+        destination: a prefix, or zeros under a mask: "::/::fffe".
+        interface: by which it arrives.
+        ports: UDP destination ports, ascending.
+    """
 
     verdict: Verdict
     source: str = ""
     destination: str = ""
     marked: bool = False
+    interface: str = ""
+    ports: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encap:
+    """Where encapsulation may arrive.
+
+    Attributes:
+        port: our UDP port; None: the backend has none.
+        interface: the external interface.
+    """
+
+    port: int | None
+    interface: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +140,20 @@ class Wanted:
     forward: bool
     random_fully: bool
     overlays: tuple[Overlay, ...]
+    encap: Encap | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.masquerade or self.forward)
+        return bool(self.masquerade or self.forward or self.encap)
 
     def rules(self, chain: Chain, overlay: Overlay) -> tuple[Rule, ...]:
         """Return a chain's rules in order; none: the chain is not wanted."""
         if chain is masquerade_chain:
             return _masquerade_rules(overlay) if self.masquerade else ()
-        return _forward_rules(overlay) if self.forward else ()
+        if chain is forward_chain:
+            return _forward_rules(overlay) if self.forward else ()
+        if self.encap is None:
+            return ()
+        return (_encap_forward_rules if chain is encap_forward_chain else _encap_input_rules)(overlay, self.encap)
 
 
 def overlays(conf: NetConf, own: Lease) -> tuple[Overlay, ...]:
@@ -129,6 +180,31 @@ def _forward_rules(overlay: Overlay) -> tuple[Rule, ...]:
     return Rule("accept", source=str(overlay.network)), Rule("accept", destination=str(overlay.network))
 
 
+def _encap_forward_rules(overlay: Overlay, encap: Encap) -> tuple[Rule, ...]:
+    ports = tuple(sorted(default_ports | ({encap.port} if encap.port is not None else set())))
+    # A subnet's .0 is a node's tunnel device and .1 its bridge: not pods, and a kernel's vxlan socket listens on both.
+    mask = type(overlay.network.network_address)(int(overlay.subnet.hostmask) & ~1)
+    nodes = f"{'0.0.0.0' if overlay.version == 4 else '::'}/{mask}"
+    return (
+        Rule("drop", destination=f"! {overlay.network}", ports=ports),
+        Rule("drop", destination=nodes, ports=ports),
+    )
+
+
+def _encap_input_rules(overlay: Overlay, encap: Encap) -> tuple[Rule, ...]:
+    network = str(overlay.network)
+    ours = () if encap.port is None else (encap.port,)
+    # On a default port that is not ours some other tunnel of this host may listen: only the overlay is kept from it.
+    others = tuple(sorted(default_ports - set(ours)))
+    return (
+        Rule("return", interface="lo"),
+        Rule("return", interface=encap.interface),
+        *(Rule("drop", ports=(port,)) for port in ours),
+        Rule("drop", source=network, ports=others),
+        Rule("drop", destination=network, ports=others),
+    )
+
+
 # iptables
 
 
@@ -143,6 +219,10 @@ def iptables_rule(chain: Chain, rule: Rule, random_fully: bool) -> str:
     for flag, prefix in (("-s", rule.source), ("-d", rule.destination)):
         if prefix:
             words += [*prefix.split()[:-1], flag, prefix.split()[-1]]
+    if rule.interface:
+        words += ["-i", rule.interface]
+    if rule.ports:
+        words += ["-p", "udp", "-m", "multiport", "--dports", ",".join(map(str, rule.ports))]
     if rule.marked:
         words += ["-m", "mark", "--mark", f"{kube_proxy_mark:#x}/{kube_proxy_mark:#x}"]
     words += ["-m", "comment", "--comment", f'"{chain.comment}"', "-j", rule.verdict.upper()]
@@ -185,8 +265,20 @@ def _nft_rule(rule: Rule, version: int, random_fully: bool) -> str:
         words.append(f"meta mark & {kube_proxy_mark:#010x} == {kube_proxy_mark:#010x}")
     for field, prefix in (("saddr", rule.source), ("daddr", rule.destination)):
         if prefix:
-            words.append(f"{nft_family(version)} {field} {prefix.replace('! ', '!= ')}")
+            words.append(f"{nft_family(version)} {field} {_nft_prefix(prefix)}")
+    if rule.interface:
+        words.append(f'iifname "{rule.interface}"')
+    if rule.ports:
+        ports = ", ".join(map(str, rule.ports))
+        words.append(f"udp dport {{ {ports} }}" if len(rule.ports) > 1 else f"udp dport {ports}")
+    if rule.verdict == "drop":
+        words.append("counter")
     words.append(rule.verdict)
     if rule.verdict == "masquerade" and random_fully:
         words.append("fully-random")
     return " ".join(words)
+
+
+def _nft_prefix(prefix: str) -> str:
+    zeros, _, mask = prefix.partition("/")
+    return f"& {mask} == {zeros}" if not mask.isdigit() else prefix.replace("! ", "!= ")

@@ -39,6 +39,7 @@ def health_app(state: NodeState) -> web.Application:
         return web.Response(text="flanneld is ready")
 
     async def metrics(_: web.Request) -> web.Response:
+        await state.recount()
         # Imported at the first scrape: most nodes start without one, and start must be quick.
         from dataplane.observe.metrics import render
 
@@ -56,6 +57,7 @@ def status_app(state: NodeState) -> web.Application:
     from aiohttp import web
 
     async def status(_: web.Request) -> web.Response:
+        await state.recount()
         return web.json_response(document(state))
 
     app = web.Application()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -88,6 +88,10 @@ class Datapath:
     reason: str
 
 
+async def _nothing_to_count() -> None:
+    return None
+
+
 @dataclass(slots=True)
 class NodeState:
     """Everything worth telling about this node.
@@ -99,6 +103,8 @@ class NodeState:
         refused: reason by lease key.
         leases: how many leases of other nodes are in use.
         store_contact: Unix time of the last successful contact with the store.
+        firewall_drops: packets that the encapsulation rules dropped, as of the last look.
+        recount: brings that up to date.
         events: how often something worth counting happened, by name.
     """
 
@@ -117,6 +123,8 @@ class NodeState:
     refused: dict[str, str] = field(default_factory=dict)
     leases: int = 0
     store_contact: float | None = None
+    firewall_drops: int = 0
+    recount: Callable[[], Awaitable[None]] = _nothing_to_count
     events: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -149,10 +157,11 @@ class NodeState:
         return 0 if device.forwarding is None else device.workers - len(device.forwarding.failures)
 
     def drops(self) -> dict[str, int]:
-        """Dropped packets by reason, over all devices."""
+        """Dropped packets by reason, over all devices and the firewall."""
         devices = self.devices.values()
         core = [device.forwarding.drops() for device in devices if device.forwarding]
-        return _sum([*core, *({tun_queue: device.queue_drops()} for device in devices if device.queue_drops)])
+        queues = [{tun_queue: device.queue_drops()} for device in devices if device.queue_drops]
+        return _sum([*core, *queues, {"forged_encap": self.firewall_drops}])
 
     def counters(self) -> dict[str, int]:
         """The core's totals by name, over all devices."""

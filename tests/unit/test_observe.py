@@ -137,7 +137,7 @@ def test_status_document_has_the_contracts_shape() -> None:
         "rx_packets": 3,
         "rx_bytes": 40,
     }
-    assert body["drops"] == {"send_no_route": 5, "receive_vni": 0}
+    assert body["drops"] == {"send_no_route": 5, "receive_vni": 0, "forged_encap": 0}
 
 
 def test_packets_that_found_the_queue_full_are_drops_like_any_other() -> None:

@@ -2,15 +2,16 @@
 
 How it works: `watch` folds the store's events and publishes what they change at once; `program` does what of that
 takes the kernel's help; `resync` compares host and devices with the plan whenever the kernel reports a change, when a
-worker failed, and on a timer; `ping` knows whether the store answers. What must stay true: an event's way from the store
-to the core's table has no await in it, and no failure of the store stops the forwarding.
+worker failed, and on a timer; `ping` knows whether the store answers. What must stay true: a single event's way from the store
+to the core's table has no await in it, many are taken in slices so that everything else has its turn, and no failure of
+the store stops the forwarding.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
@@ -21,7 +22,7 @@ from dataplane.control.keeper import Keeper
 from dataplane.control.refusals import Refusals
 from dataplane.control.renew import Clock
 from dataplane.control.say import Say
-from dataplane.control.watch import LeaseView
+from dataplane.control.watch import LeaseView, piece, pieces_of
 from dataplane.errors import HostError, StoreError
 from dataplane.model import IPNetwork, Lease, NetConf, Peer, WatchEvent
 from dataplane.observe.state import NodeState
@@ -36,6 +37,7 @@ settle_share = 4  # or this many times what the last look took: with many routes
 longest_settle_s = 2.0
 ping_s = 1.0
 ping_limit_s = 3.0
+slice_units = 250  # of work on leases at a time: 10 ms or so
 first_delay_s = 0.1  # of watching again after a failure; doubles
 longest_delay_s = 5.0
 
@@ -111,16 +113,32 @@ class Control:
 
     def take(self, *events: WatchEvent) -> None:
         """Take in events of the watch, to the forwarding tables, each of which changes once."""
+        for _ in self._slices(events, None):
+            pass
+
+    def _slices(self, events: Sequence[WatchEvent], units: int | None) -> Iterator[None]:
+        """Do the same in slices of so many units of work, between which everything else may have its turn."""
         changed: set[str] = set()
         for event in events:
-            changed |= self.view.fold(event)
-        changes = self._desired.update({key: self.view.leases.get(key) for key in changed})
-        for name, change in changes.items():
-            for keeper in self.keepers[name]:
-                keeper.publish(change)
-            self._changed.set()
-        self._refusals.update(self._desired.judged, self.view.refused, self._desired.refused)
-        self._state.leases = self._desired.accepted
+            for folded in self.view.pieces(event):
+                changed |= folded
+                if len(folded) != 1:
+                    yield
+        for keys in pieces_of(list(changed)):
+            self._desired.note({key: self.view.leases.get(key) for key in keys})
+            if len(keys) == piece:
+                yield
+        done = False
+        while not done:
+            done, changes = self._desired.step(units)
+            for name, change in changes.items():
+                for keeper in self.keepers[name]:
+                    keeper.publish(change)
+                self._changed.set()
+            self._refusals.update(self._desired.judged, self.view.refused, self._desired.refused)
+            self._state.leases = self._desired.accepted
+            if not done:
+                yield
         if self._own.key in changed or not self.synced.is_set():
             self._check_own()
         self.synced.set()
@@ -140,7 +158,8 @@ class Control:
             try:
                 async with aclosing(store.watch()) as events, aclosing(batches(events)) as ready:
                     async for batch in ready:
-                        self.take(*batch)
+                        for _ in self._slices(batch, slice_units):
+                            await asyncio.sleep(0)
                         delay = first_delay_s
                         self._say.over("watch", "watching the lease store again")
                         # Another batch may stand ready; everything else must get its turn too.

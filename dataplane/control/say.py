@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 quiet_s = 60.0
+most_subjects = 1000  # remembered; beyond, the one that was said longest ago is forgotten
 
 
 class Say:
@@ -17,7 +18,10 @@ class Say:
     def warn(self, subject: str, text: str, now: float) -> None:
         """Log `text` about `subject` if it is news at time `now` (seconds)."""
         last = self._said.get(subject)
+        self._said.pop(subject, None)
         self._said[subject] = (text, now)
+        if len(self._said) > most_subjects:
+            del self._said[next(iter(self._said))]
         if last is None or last[0] != text or now - last[1] > quiet_s:
             self._log.warning("%s", text)
 

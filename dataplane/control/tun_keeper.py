@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 # A packet that the core has not read yet waits here; about one burst of ours (the kernel's vxlan has no queue).
 tx_queue_packets = 1000
 longest_delay_s = 10.0
+most_named = 20  # refused peers that the log names at one time
 calm_s = 60.0
 
 
@@ -222,7 +223,14 @@ class TunKeeper:
         self._rejected.add(prefix)
         text = f"peer {prefix} is refused by the data plane: {error}"
         self._state.notes[f"table {prefix}"] = text
-        self._say.warn(f"table {prefix}", text, self._state.now())
+        if len(self._rejected) <= most_named:
+            self._say.warn(f"table {prefix}", text, self._state.now())
+        else:
+            self._say.warn(
+                "table",
+                "and more peers are refused by the data plane; `dataplane status` shows them",
+                self._state.now(),
+            )
         if prefix in forwarder.peers:
             # What stands there is what the peer was before; sending to that would be wrong.
             forwarder.update((), (prefix,))

@@ -7,9 +7,14 @@ VTEP MAC between two snapshots is a change), and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
+
+piece = 500  # leases
+Item = TypeVar("Item")
 
 
 @dataclass(slots=True)
@@ -28,28 +33,34 @@ class LeaseView:
 
     def fold(self, event: WatchEvent) -> set[str]:
         """Take in one event; return the keys whose lease or refusal is not what it was."""
+        return set().union(*self.pieces(event))
+
+    def pieces(self, event: WatchEvent) -> Iterator[set[str]]:
+        """Do the same piece by piece, none of them long; the view is whole again after the last."""
         match event:
             case Snapshot():
-                return self._replace(event)
+                yield from self._replace(event)
             case LeasePut(lease):
-                return self._set(lease.key, lease, None)
+                yield self._set(lease.key, lease, None)
             case LeaseRefused(refused):
-                return self._set(refused.key, None, refused.reason)
+                yield self._set(refused.key, None, refused.reason)
             case LeaseGone(key):
-                return self._set(key, None, None)
+                yield self._set(key, None, None)
 
-    def _replace(self, snapshot: Snapshot) -> set[str]:
+    def _replace(self, snapshot: Snapshot) -> Iterator[set[str]]:
         self.synced = True
-        leases = {lease.key: lease for lease in snapshot.leases}
-        refused = {entry.key: entry.reason for entry in snapshot.refused}
-        changed = set()
-        for key in {*self.leases, *self.refused} - {*leases, *refused}:
-            changed |= self._set(key, None, None)
-        for key, reason in refused.items():
-            changed |= self._set(key, None, reason)
-        for key, lease in leases.items():
-            changed |= self._set(key, lease, None)
-        return changed
+        # A later entry of one key counts, and a lease before a refusal.
+        wanted: dict[str, tuple[Lease | None, str | None]] = {}
+        for refused in pieces_of(snapshot.refused):
+            wanted |= {entry.key: (None, entry.reason) for entry in refused}
+            yield set()
+        for leases in pieces_of(snapshot.leases):
+            wanted |= {lease.key: (lease, None) for lease in leases}
+            yield set()
+        for keys in pieces_of([*self.leases, *self.refused]):
+            yield set().union(*(self._set(key, None, None) for key in keys if key not in wanted))
+        for entries in pieces_of(list(wanted.items())):
+            yield set().union(*(self._set(key, *value) for key, value in entries))
 
     def _set(self, key: str, lease: Lease | None, reason: str | None) -> set[str]:
         if self.leases.get(key) == lease and self.refused.get(key) == reason:
@@ -61,3 +72,8 @@ class LeaseView:
         elif reason is not None:
             self.refused[key] = reason
         return {key}
+
+
+def pieces_of(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    """Cut into pieces that cost little each."""
+    return (items[at : at + piece] for at in range(0, len(items), piece))

@@ -188,7 +188,7 @@ def test_ten_thousand_changes_at_once_are_a_few_changes_of_the_table() -> None:
             node.store.events.put_nowait(LeasePut(lease(number)))
         forwarder = node.device.forwarder
         await run_until(lambda: len(forwarder.peers) == 10_001, node.control.watch(node.store))
-        assert forwarder.commits < 30
+        assert forwarder.commits < 100
         # The last word counts, whatever came before it in the same batch.
         node.store.snapshot = Snapshot((own, lease(2)))
         for event in (LeaseGone(lease(2).key), LeasePut(lease(3)), LeaseGone(lease(3).key), LeasePut(lease(4))):
@@ -231,5 +231,17 @@ def test_refused_leases_by_the_thousand_are_counted_in_the_log_not_listed(caplog
         node.clock.time += 100
         node.control.take(LeaseRefused(RefusedLease("late", "no subnet")))
         assert "lease late is not used" in caplog.text
+
+    go(scenario())
+
+
+def test_refused_by_the_data_plane_by_the_thousand_is_not_listed_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        node = await opened()
+        leases = [lease(number) for number in range(2, 250)]
+        node.device.forwarder.refuses = {each.subnet for each in leases if each.subnet is not None}
+        node.control.take(*map(LeasePut, leases))
+        assert len(node.state.notes) >= len(leases)
+        assert len(caplog.records) < 30
 
     go(scenario())

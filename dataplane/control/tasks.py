@@ -14,7 +14,9 @@ log = logging.getLogger(__name__)
 
 def spawn(group: asyncio.TaskGroup, name: str, work: Coroutine[Any, Any, None]) -> None:
     """Run `work`, which must not end by itself, as a task of `group`; its end or failure ends the group."""
-    group.create_task(_guard(name, work), name=name)
+    task = group.create_task(_guard(name, work), name=name)
+    # A group that ends at once cancels it before it begins, and Python complains of work that nobody awaited.
+    task.add_done_callback(lambda _: work.close())
 
 
 async def _guard(name: str, work: Coroutine[Any, Any, None]) -> None:

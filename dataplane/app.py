@@ -341,6 +341,12 @@ class _Life:
                 raise HostError(f"public address {ip} is inside the overlay network {network}; peers would refuse it")
         subnet_env.check(self._options.subnet_file)
         self._backend.mtu(external.mtu)
+        fault = self._backend.mtu_fault(external.mtu)
+        if fault:
+            log.warning("%s", fault)
+            self._state.notes["mtu"] = fault
+        else:
+            self._state.notes.pop("mtu", None)
 
     async def _lease(self, earlier: Lease | None) -> Lease:
         backend, external = self._backend, self.external

@@ -111,6 +111,10 @@ class Backend(ABC):
     def mtu(self, interface_mtu: int) -> int:
         """FLANNEL_MTU of subnet.env, bytes; raises `BadConfig` where nothing useful is left."""
 
+    def mtu_fault(self, interface_mtu: int) -> str:
+        """What is wrong with a configured MTU on such an interface, for people; "" for nothing."""
+        return ""
+
     @abstractmethod
     def lease_attrs(
         self, public_ip: IPv4Address | None, public_ipv6: IPv6Address | None, vtep_macs: Mapping[int, bytes]

@@ -146,6 +146,15 @@ class VxlanBackend(Backend):
         """Configured or interface MTU minus 50, with IPv6 too: flannel never lowers FLANNEL_MTU for it."""
         return check_mtu("subnet.env", (self.underlay_mtu or interface_mtu) - overhead_bytes[4], 6 in self.families)
 
+    def mtu_fault(self, interface_mtu: int) -> str:
+        """Whether what pods may send does not fit the underlay."""
+        if self.underlay_mtu <= interface_mtu:
+            return ""
+        return (
+            f"Backend.MTU is {self.underlay_mtu}, and the external interface's MTU is {interface_mtu}: "
+            "FLANNEL_MTU promises pods more than the underlay carries; leave Backend.MTU out, or enlarge the interface's"
+        )
+
     def lease_attrs(
         self, public_ip: IPv4Address | None, public_ipv6: IPv6Address | None, vtep_macs: Mapping[int, bytes]
     ) -> LeaseAttrs:

@@ -144,7 +144,9 @@ def _reach_target(text: str) -> IPAddress | None:
     try:
         return ip_address(text)
     except ValueError:
-        raise BadInput(f"--iface-can-reach: {text!r} is no IP address") from None
+        raise BadInput(
+            f'--iface-can-reach: {text!r} is no IP address; allowed is one such as "192.0.2.1", no name'
+        ) from None
 
 
 class _Selector:

@@ -185,7 +185,10 @@ class Client:
         try:
             result: Answer = await call(request, timeout=seconds, metadata=metadata)
         except grpc.aio.AioRpcError as error:
-            raise await self._error(at, error.code(), error.details()) from None
+            details = error.details()
+            if "permission denied" in (details or "") and (keys := _keys(request)):
+                details = f"{details}: the user must be allowed to {keys}"
+            raise await self._error(at, error.code(), details) from None
         except grpc.aio.UsageError:
             raise Unanswered(f"{self._name(at)}: the connection was closed") from None
         return result
@@ -264,6 +267,22 @@ class Client:
 
 class _Refused(StoreError):
     """etcd answered: no."""
+
+
+def _keys(request: Message) -> str:
+    """Return what a request does to which keys, for people; "" where it is about none."""
+    if isinstance(request, pb.RangeRequest):
+        every = "every key that begins with " if request.range_end else ""
+        return f"read {every}{_text(request.key)}"
+    if isinstance(request, pb.TxnRequest):
+        written = [operation.request_put.key or operation.request_delete_range.key for operation in request.success]
+        read = [compare.key for compare in request.compare]
+        return f"write {', '.join(map(_text, written))} and to read {', '.join(dict.fromkeys(map(_text, read)))}"
+    return ""
+
+
+def _text(key: bytes) -> str:
+    return key.decode("utf-8", "backslashreplace")
 
 
 def _channel_options(timing: Timing) -> tuple[tuple[str, Any], ...]:

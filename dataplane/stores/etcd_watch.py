@@ -44,7 +44,8 @@ async def follow(client: Client, prefix: bytes) -> AsyncGenerator[WatchEvent, No
             async for answer in answers:
                 if answer.canceled and not answer.compact_revision:
                     client.forget_token()  # a watch with an old token is refused like this
-                    raise StoreError(f"etcd ended the watch: {printable(answer.cancel_reason) or 'no reason given'}")
+                    reason = printable(answer.cancel_reason) or "no reason given"
+                    raise StoreError(f"etcd ended the watch of {prefix.decode()}: {reason}")
                 if answer.compact_revision or _elsewhere(answer.header, found.header):
                     break
                 for event in answer.events:

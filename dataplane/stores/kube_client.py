@@ -34,6 +34,7 @@ Answer = TypeVar("Answer")
 page_size = 500  # Nodes; some ten kilobytes each
 connected = "CONNECTED"
 gone = 410
+forbidden = 403
 not_found = 404
 unauthorized = 401
 _keepalive = (
@@ -272,8 +273,23 @@ def _refused(request: str, code: int, body: bytes) -> Refused:
         status = msgspec.json.decode(body, type=Status)
     except msgspec.MsgspecError:
         status = Status()
-    text = status.message or body[:200].decode("utf-8", "replace")
-    return Refused(code or status.code, f"{request}: the API server says {code or status.code}: {printable(text)}")
+    code = code or status.code
+    text = printable(status.message or body[:200].decode("utf-8", "replace"))
+    if code == forbidden:
+        text += f"; our ClusterRole must allow to {_right(request)}"
+    return Refused(code, f"{request}: the API server says {code}: {text}")
+
+
+def _right(request: str) -> str:
+    """Return the verb and the resource that a request takes, as a ClusterRole names them; see deploy's."""
+    verb, _, path = request.partition(" ")
+    parts = path.removeprefix("/api/v1/").split("/")
+    if parts[0] == "namespaces":
+        parts = parts[2:]
+    resource = "/".join((parts[0], *parts[2:]))
+    if verb == "GET":
+        verb = "get" if len(parts) > 1 else "list"
+    return f"{verb.lower()} {resource}"
 
 
 async def _lines(response: httpx2.Response) -> AsyncGenerator[bytes, None]:

@@ -124,6 +124,41 @@ def test_user_and_password_and_a_new_token_after_a_restart(own_server: Server) -
     run(work())
 
 
+def test_a_missing_right_names_the_keys(own_server: Server) -> None:
+    place = Place(own_server, "/auth")
+    place.configure()
+    for words in (
+        ("user", "add", "root:secret"),
+        ("role", "add", "root"),
+        ("user", "grant-role", "root", "root"),
+        ("user", "add", "node:word"),
+        ("role", "add", "lease"),
+        ("user", "grant-role", "node", "lease"),
+        ("auth", "enable"),
+    ):
+        own_server.ctl(*words)
+    own_server._ctl = ("--user=root:secret",)
+
+    def grant(right: str, *key: str) -> None:
+        own_server.ctl("role", "grant-permission", "lease", right, *key)
+
+    async def work() -> None:
+        store = place.store(username="node", password="word")
+        try:
+            with pytest.raises(StoreError, match="permission denied: the user must be allowed to read /auth/config$"):
+                await store.read_config()
+            grant("read", "/auth/config")
+            with pytest.raises(StoreError, match="to read every key that begins with /auth/subnets"):
+                await store.acquire(attrs(1), None)
+            grant("read", "--prefix=true", "/auth/subnets")
+            with pytest.raises(StoreError, match=r"to write /auth/subnets/10\.5\.\d+\.0-24 and to read /auth/config"):
+                await store.acquire(attrs(1), None)
+        finally:
+            await store.close()
+
+    run(work())
+
+
 def test_user_where_the_cluster_asks_for_none(place: Place) -> None:
     async def work() -> None:
         store = place.store(username="node", password="word")

@@ -267,8 +267,36 @@ def test_who_may_not_patch_is_told_so(tmp_path: Path, name: str) -> None:
     rules = {service_account: (Rule(("",), ("nodes",), ("get", "list", "watch")),)}
     with Server(directory, rules=rules) as server:
         server.add_node(name, "10.244.7.0/24")
-        with pytest.raises(StoreError, match=f'User "{service_account}" cannot patch resource "nodes/status"'):
+        with pytest.raises(
+            StoreError,
+            match=f'User "{service_account}" cannot patch resource "nodes/status".*allow to patch nodes/status$',
+        ):
             acquire(store_of(server, name, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("verbs", "right"), [((), "get nodes"), (("get",), "list nodes"), (("get", "list"), "watch nodes")]
+)
+def test_a_missing_right_is_named_as_a_role_gives_it(
+    tmp_path: Path, name: str, verbs: tuple[str, ...], right: str
+) -> None:
+    directory = tmp_path / "server"
+    directory.mkdir()
+    with Server(directory, rules={service_account: (Rule(("",), ("nodes",), verbs),)}) as server:
+        server.add_node(name, "10.244.7.0/24")
+
+        async def work() -> None:
+            store = store_of(server, name, tmp_path)
+            try:
+                await store.ping()
+                async with aclosing(store.watch()) as events:
+                    async for _ in events:
+                        pass
+            finally:
+                await store.close()
+
+        with pytest.raises(StoreError, match=f"; our ClusterRole must allow to {right}$"):
+            run(work())
 
 
 def test_a_pod_knows_its_node(server: Server, name: str, tmp_path: Path) -> None:

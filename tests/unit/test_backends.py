@@ -158,6 +158,12 @@ class TestMtu:
         assert from_conf(conf).mtu(1500) == 8950  # what flannel would tell the CNI plugin
         assert devices_of(conf, 1500)[0].mtu == 1450
 
+    @pytest.mark.parametrize("dual", [False, True])
+    def test_vxlan_configured_mtu_above_its_interface_s_is_a_fault(self, dual: bool) -> None:
+        backend = from_conf(conf_of("vxlan", dual=dual, mtu=9000))
+        assert "Backend.MTU is 9000, and the external interface's MTU is 1500" in backend.mtu_fault(1500)
+        assert backend.mtu_fault(9000) == from_conf(conf_of("vxlan", dual=dual)).mtu_fault(1500) == ""
+
     def test_vxlan_zero_is_the_interfaces(self) -> None:
         assert from_conf(conf_of("vxlan", mtu=0)).mtu(1500) == 1450
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import logging
 import os
 import resource
 import tracemalloc  # noqa: F401 (pytest loads it to tell of a destructor's warning, which here it could not)
+import warnings
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from ipaddress import IPv4Address
@@ -174,3 +176,17 @@ def test_a_host_without_descriptors_is_a_host_error(
             await work()
 
     asyncio.run(test())
+
+
+def test_work_of_a_group_that_ends_at_once_leaves_no_complaint() -> None:
+    async def scenario() -> None:
+        async with asyncio.TaskGroup() as group:
+            spawn(group, "never begun", NodeState(), asyncio.Event().wait)  # type: ignore[arg-type]
+            raise BadInput("wrong flag")
+
+    with warnings.catch_warnings(record=True) as complaints:
+        warnings.simplefilter("always")
+        with pytest.raises(BaseExceptionGroup):
+            asyncio.run(scenario())
+        gc.collect()
+    assert [str(complaint.message) for complaint in complaints] == []

@@ -41,6 +41,7 @@ from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
 from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreBusy, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
+from dataplane.host.limits import raise_descriptor_limit
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, NetConf, Peer
 from dataplane.observe.health import Server
@@ -62,6 +63,7 @@ def run(options: Options) -> int:
     """Run the daemon until SIGTERM or SIGINT; returns 0, or raises what ended it."""
     import uvloop
 
+    raise_descriptor_limit()
     with run_directory(options.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_stopped(options))
 

@@ -37,6 +37,7 @@ from dataplane.control.renew import Renewer, WallClock
 from dataplane.control.route_keeper import RouteKeeper
 from dataplane.control.rundir import run_directory
 from dataplane.control.say import Say
+from dataplane.control.subnet_file import keep_subnet_file
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
 from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreBusy, StoreError
@@ -251,8 +252,9 @@ class _Life:
                 await control.synced.wait()
                 await control.ensure()
                 await rules.open()
-                self._ready(own)
+                env = self._ready(own)
                 written.set()
+                spawn(group, "subnet file", self._state, self._keep_subnet_file, env)
                 spawn(group, "program", self._state, control.program)
                 spawn(group, "listen", self._state, control.listen, self._host)
                 spawn(group, "resync", self._state, control.resync)
@@ -316,6 +318,9 @@ class _Life:
             subnet_file=str(options.subnet_file),
         )
         footprint.add(options.run_dir, left)
+
+    async def _keep_subnet_file(self, env: subnet_env.SubnetEnv) -> None:
+        await keep_subnet_file(self._options.subnet_file, env, self._state, self._clock)
 
     async def _keep_blackholes(self, own: Lease) -> None:
         await keep_blackholes(self._host, _subnets(own), self._options.resync_s, self._state, self._clock)
@@ -424,7 +429,7 @@ class _Life:
             self.external = moved.external
             raise
 
-    def _ready(self, own: Lease) -> None:
+    def _ready(self, own: Lease) -> subnet_env.SubnetEnv:
         conf, options = self._conf, self._options
         env = subnet_env.SubnetEnv(
             network=conf.network if conf.enable_ipv4 else None,
@@ -438,6 +443,7 @@ class _Life:
         self._state.blockers.pop("start", None)
         log.info("ready: %s peers, wrote %s", self._state.leases, options.subnet_file)
         _notify("READY=1", f"STATUS=lease {own.key}, {self._state.leases} peers")
+        return env
 
     def _renewed(self, lease: Lease) -> None:
         self.own = self._state.lease = lease

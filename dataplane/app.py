@@ -37,10 +37,12 @@ from dataplane.control.renew import Renewer, WallClock
 from dataplane.control.route_keeper import RouteKeeper
 from dataplane.control.rundir import run_directory
 from dataplane.control.say import Say
+from dataplane.control.subnet_file import keep_subnet_file
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
 from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreBusy, StoreError
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
+from dataplane.host.limits import raise_descriptor_limit
 from dataplane.host.netlink import Host
 from dataplane.host.rules import Encap
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, NetConf, Peer
@@ -63,6 +65,7 @@ def run(options: Options) -> int:
     """Run the daemon until SIGTERM or SIGINT; returns 0, or raises what ended it."""
     import uvloop
 
+    raise_descriptor_limit()
     with run_directory(options.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_until_stopped(options))
 
@@ -250,8 +253,9 @@ class _Life:
                 await control.synced.wait()
                 await control.ensure()
                 await rules.open()
-                self._ready(own)
+                env = self._ready(own)
                 written.set()
+                spawn(group, "subnet file", self._state, self._keep_subnet_file, env)
                 spawn(group, "program", self._state, control.program)
                 spawn(group, "listen", self._state, control.listen, self._host)
                 spawn(group, "resync", self._state, control.resync)
@@ -316,6 +320,9 @@ class _Life:
             subnet_file=str(options.subnet_file),
         )
         footprint.add(options.run_dir, left)
+
+    async def _keep_subnet_file(self, env: subnet_env.SubnetEnv) -> None:
+        await keep_subnet_file(self._options.subnet_file, env, self._state, self._clock)
 
     async def _keep_blackholes(self, own: Lease) -> None:
         await keep_blackholes(self._host, _subnets(own), self._options.resync_s, self._state, self._clock)
@@ -430,7 +437,7 @@ class _Life:
             self.external = moved.external
             raise
 
-    def _ready(self, own: Lease) -> None:
+    def _ready(self, own: Lease) -> subnet_env.SubnetEnv:
         conf, options = self._conf, self._options
         env = subnet_env.SubnetEnv(
             network=conf.network if conf.enable_ipv4 else None,
@@ -444,6 +451,7 @@ class _Life:
         self._state.blockers.pop("start", None)
         log.info("ready: %s peers, wrote %s", self._state.leases, options.subnet_file)
         _notify("READY=1", f"STATUS=lease {own.key}, {self._state.leases} peers")
+        return env
 
     def _renewed(self, lease: Lease) -> None:
         self.own = self._state.lease = lease

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,6 +53,22 @@ def write(path: Path, env: SubnetEnv) -> None:
         _replace(path, _format(env))
     except OSError as error:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
+
+
+def stands(path: Path, env: SubnetEnv) -> bool:
+    """Say whether the file is there for everybody to read, with exactly what `write` would put into it."""
+    text = _format(env).encode()
+    try:
+        # O_NONBLOCK: a pipe in its place must not hold us up.
+        with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            status = os.fstat(file.fileno())
+            return (
+                stat.S_ISREG(status.st_mode)
+                and bool(status.st_mode & stat.S_IROTH)
+                and file.read(len(text) + 1) == text
+            )
+    except OSError:
+        return False
 
 
 def check(path: Path) -> None:

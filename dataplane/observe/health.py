@@ -1,7 +1,8 @@
 """HTTP: /healthz, /readyz and /metrics on TCP when asked for, the status document on a unix socket always.
 
 What must stay true: paths, codes and first lines are flanneld's (flannel main.go, section 7.4 of the facts), the
-unix socket can be opened by its owner only, and a port that cannot be bound ends the start with a clear error.
+unix socket can be opened by its owner only, and a port that cannot be bound ends the start with a clear error; clients,
+however many, slow or silent, hold a bounded number of connections for a bounded time, and never keep out a new one.
 Listening (`open`) is apart from answering (`serve`), because only the latter loads the HTTP library.
 """
 
@@ -22,6 +23,8 @@ from dataplane.private_files import opened_directory
 if TYPE_CHECKING:
     from aiohttp import web
 
+most_connections = 64  # of each listener
+look_s = 5.0  # a connection that was there at the last look is closed: answers take milliseconds
 prometheus_type = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -74,7 +77,7 @@ class Server:
         self._address = (healthz_ip, healthz_port)
         self._status: socket.socket | None = None
         self._health: socket.socket | None = None
-        self._runners: list[web.AppRunner] = []
+        self._bounds: dict[socket.socket, _Bound] = {}
 
     def open(self) -> None:
         """Listen, so that callers can connect and wait; raises `HostError` naming what cannot be bound."""
@@ -83,30 +86,65 @@ class Server:
         self._status = _open_socket(self._path)
 
     async def serve(self) -> None:
-        """Answer until cancelled."""
-        if self._status is not None:
-            await self._attach(status_app(self._state), self._status)
-        if self._health is not None:
-            await self._attach(health_app(self._state), self._health)
-        await asyncio.get_running_loop().create_future()
-
-    async def _attach(self, app: web.Application, listener: socket.socket) -> None:
-        from aiohttp import web
-
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await runner.setup()
-        self._runners.append(runner)
-        await web.SockSite(runner, listener).start()
+        """Answer until cancelled; what has failed may be called again."""
+        for listener, make in ((self._status, status_app), (self._health, health_app)):
+            if listener is not None and listener not in self._bounds:
+                self._bounds[listener] = await _attach(make(self._state), listener)
+        while True:
+            await asyncio.sleep(look_s)
+            for bound in self._bounds.values():
+                bound.close_stale()
 
     async def close(self) -> None:
         """Stop listening and remove the socket."""
-        for runner in self._runners:
-            await runner.cleanup()
+        for bound in self._bounds.values():
+            await bound.close()
         for listener in (self._status, self._health):
             if listener is not None:
                 listener.close()
         if self._status is not None:
             self._path.unlink(missing_ok=True)
+
+
+class _Bound:
+    """One listener's connections, as many as are allowed; a new one takes the place of the oldest."""
+
+    def __init__(self, runner: web.AppRunner, server: web.Server) -> None:
+        self._runner = runner
+        self._server = server
+        self._listening: asyncio.Server | None = None
+        self._seen: set[web.RequestHandler] = set()
+
+    async def listen(self, listener: socket.socket) -> None:
+        self._listening = await asyncio.get_running_loop().create_server(self._accept, sock=listener)
+
+    def _accept(self) -> web.RequestHandler:
+        connections = self._server.connections
+        for oldest in connections[: max(0, len(connections) - most_connections + 1)]:
+            oldest.force_close()
+        return self._server()
+
+    def close_stale(self) -> None:
+        """Close the connections that were there at the last look."""
+        for connection in self._seen.intersection(self._server.connections):
+            connection.force_close()
+        self._seen = set(self._server.connections)
+
+    async def close(self) -> None:
+        if self._listening is not None:
+            self._listening.close()
+        await self._runner.cleanup()
+
+
+async def _attach(app: web.Application, listener: socket.socket) -> _Bound:
+    from aiohttp import web
+
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+    await runner.setup()
+    assert runner.server is not None  # noqa: S101 (set up)
+    bound = _Bound(runner, runner.server)
+    await bound.listen(listener)
+    return bound
 
 
 def _open_port(ip: str, port: int) -> socket.socket:

@@ -19,7 +19,7 @@ event_help = {
     "store_errors": "Failed contacts with the lease store",
     "table_updates": "Times the forwarding table was changed",
     "device_rebuilds": "Times a TUN device and its forwarder were built again",
-    "repairs": "Addresses, routes, link settings and firewall rules put back after somebody removed them",
+    "repairs": "Addresses, routes, link settings, firewall rules and subnet.env put back after somebody removed them",
     "lease_renewals": "Renewals of our own lease",
     "task_failures": "Times a background task failed unexpectedly and was begun again",
 }

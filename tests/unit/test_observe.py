@@ -23,6 +23,7 @@ from dataplane.cli import status as status_command
 from dataplane.cli import status_view
 from dataplane.errors import HostError
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, Peer, PeerCounters
+from dataplane.observe import health
 from dataplane.observe.health import Server
 from dataplane.observe.metrics import render
 from dataplane.observe.notify import notify, watchdog_period
@@ -235,6 +236,58 @@ def test_port_in_use_is_a_clear_error(tmp_path: Path) -> None:
         with pytest.raises(HostError, match=f"--healthz-port {port}"):
             serve(state, tmp_path, never, port)
     assert not (tmp_path / "status.sock").exists()
+
+
+def still_open(clients: list[socket.socket]) -> int:
+    """How many connections the server has not closed."""
+
+    def alive(client: socket.socket) -> bool:
+        try:
+            return client.recv(4096, socket.MSG_DONTWAIT) != b""
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    return sum(map(alive, clients))
+
+
+@pytest.mark.parametrize("listener", ["port", "socket"])
+@pytest.mark.parametrize("said", [b"", b"GET /healthz HTTP/1.1\r\nX", b"GET /status HTTP/1.1\r\nHost: a\r\n\r\n"])
+def test_silent_clients_hold_few_connections_for_a_short_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: str, said: bytes
+) -> None:
+    monkeypatch.setattr(health, "look_s", 0.5)
+    state, _, _ = running()
+    port = free_port()
+
+    async def wait_until(condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(5):
+            while not condition():  # noqa: ASYNC110 (the server closes them)
+                await asyncio.sleep(0.01)
+
+    async def check(session: ClientSession) -> None:
+        clients = []
+        try:
+            for _ in range(4 * health.most_connections):
+                if listener == "port":
+                    client = socket.create_connection(("127.0.0.1", port))
+                else:
+                    client = socket.socket(socket.AF_UNIX)
+                    await asyncio.to_thread(client.connect, str(tmp_path / "status.sock"))
+                clients.append(client)
+                client.send(said)
+                await asyncio.sleep(0)
+            await wait_until(lambda: still_open(clients) <= health.most_connections)
+            async with session.get(f"http://127.0.0.1:{port}/healthz") as response:
+                assert response.status == 200
+            assert await asyncio.to_thread(status_command.fetch, tmp_path / "status.sock") == document(state)
+            await wait_until(lambda: still_open(clients) == 0)
+        finally:
+            for client in clients:
+                client.close()
+
+    serve(state, tmp_path, check, port)
 
 
 def test_status_socket_is_its_owners_and_replaces_a_stale_one(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@
 
 #include "coalesce.h"
 #include "tun.h"
+#include "uncut.h"
 #include "underlay.h"
 
 /* The wire format's own checks; what is left is the inner packet. */
@@ -170,6 +171,8 @@ static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t s
 		}
 		ip_decrement_ttl(&ip);
 	}
+	if (uncut_is_probing(w->dp))
+		uncut_received(w->dp, peer, &ip);
 	count(&counters->rx_packets, 1);
 	count(&counters->rx_bytes, ip.len);
 	count(&w->peers[peer->slot].rx_packets, 1);

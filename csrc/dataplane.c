@@ -85,10 +85,11 @@ static int init(struct dp *dp)
 	dp->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (dp->stop_fd < 0)
 		return -errno;
+	dp->uncut = calloc(DP_MAX_PEERS, sizeof(*dp->uncut));
 	dp->slots = calloc(DP_MAX_PEERS, sizeof(*dp->slots));
 	/* Every worker can hold back one table, and there is the newest. */
 	dp->retired = calloc(config->workers + 2, sizeof(struct fib *));
-	if (!dp->slots || !dp->retired)
+	if (!dp->uncut || !dp->slots || !dp->retired)
 		return -ENOMEM;
 	error = fib_build(dp->slots, 0, 0, &empty);
 	if (error)
@@ -139,6 +140,7 @@ void dp_free(struct dp *dp)
 	fib_free((struct fib *)(uintptr_t)atomic_load(&dp->table));
 	free(dp->retired);
 	free(dp->slots);
+	free(dp->uncut);
 	if (dp->stop_fd >= 0)
 		close(dp->stop_fd);
 	pthread_mutex_destroy(&dp->control);

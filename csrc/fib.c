@@ -194,6 +194,15 @@ bool fib_is_next_hop(const struct fib_peer *peer, const uint8_t *address, uint8_
 	return peer->address.sa.sa_family == AF_INET6 && memcmp(address, &peer->address.in6.sin6_addr, 16) == 0;
 }
 
+static uint32_t identity_of(const struct dp_peer *from)
+{
+	struct key address = key_of(from->next_hop.bytes, from->next_hop.family);
+	uint64_t mac = (uint64_t)load16(from->vtep_mac) << 32 | load32(from->vtep_mac + 2);
+	static const uint64_t odd = 0x9e3779b97f4a7c15u;
+
+	return (uint32_t)mix(mix(mix(address.high + odd, odd) ^ address.low ^ odd, odd) ^ mac ^ odd, odd);
+}
+
 static void fill_peer(struct fib_peer *peer, const struct dp_peer *from, uint32_t slot, uint16_t port)
 {
 	peer->slot = slot;
@@ -214,6 +223,7 @@ static void fill_peer(struct fib_peer *peer, const struct dp_peer *from, uint32_
 		memcpy(&peer->address.in6.sin6_addr, from->next_hop.bytes, 16);
 		peer->address_len = sizeof(peer->address.in6);
 	}
+	peer->identity = identity_of(from);
 }
 
 /* Count the prefixes of each length and make the levels, longest first. */

@@ -21,6 +21,7 @@ union underlay_address {
 
 struct fib_peer {
 	uint32_t slot;
+	uint32_t identity;      /* of its VTEP: underlay address and MAC, so that another one in the same slot shows */
 	uint32_t sender;        /* number of its underlay address in this table; peers that share an address share it */
 	bool local;
 	bool has_broadcast;     /* our own IPv4 subnet, if it is large enough to have a broadcast address */

@@ -2,7 +2,8 @@
 /* What the stages share inside the core: the forwarder, and one worker with its two batches.
  *
  * Everything hangs off struct dp; there are no globals. What must stay true:
- *   - a worker's memory is written by that worker alone; the exceptions are dp.table (published by dp_commit) and dp.stopping;
+ *   - a worker's memory is written by that worker alone; the exceptions are dp.table (published by dp_commit), dp.stopping, and dp.uncut,
+ *     which all workers share (uncut.h);
  *   - worker.table is a hazard pointer: dp_commit frees no table that some worker still shows there;
  *   - all buffers are made in dp_new: nothing is allocated while packets flow.
  */
@@ -134,6 +135,16 @@ struct worker {
 	struct receive_batch receive;
 } __attribute__((aligned(cache_line)));
 
+/* See uncut.h; the fields behind the word describe the probe that is in it. */
+struct uncut {
+	_Atomic(uint64_t) word;
+	_Atomic(uint32_t) since_ms;
+	_Atomic(uint32_t) flow;
+	_Atomic(uint32_t) ports;
+	_Atomic(uint32_t) start; /* TCP sequence numbers */
+	_Atomic(uint32_t) end;
+};
+
 struct dp {
 	struct dp_config config;
 	struct encap encap;
@@ -142,6 +153,8 @@ struct dp {
 	int stop_fd;
 	atomic_bool stopping;
 	_Atomic(const struct fib *) table;
+	struct uncut *uncut;       /* by slot */
+	_Atomic(uint32_t) probes;  /* slots that are probing */
 	/* control side, under the mutex */
 	pthread_mutex_t control;
 	struct dp_peer *slots;

@@ -216,17 +216,33 @@ bool ip_may_not_fragment(const struct ip *ip)
 	return ip->version == 6 || (ip->data[6] & 0x40);
 }
 
+static uint32_t hash_words(uint64_t hash, const uint64_t words[5])
+{
+	for (int i = 0; i < 5; i++)
+		hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15u;
+	return (uint32_t)(hash >> 32);
+}
+
 uint32_t ip_flow_hash(const struct ip *ip)
 {
 	uint64_t words[5] = {0};
-	uint64_t hash = ip->proto;
 
 	memcpy(words, ip_source(ip), ip->version == 4 ? 8 : 32);
 	if (ip->proto == proto_tcp || ip->proto == proto_udp)
 		memcpy(&words[4], ip->data + ip->l4, 4);
-	for (int i = 0; i < 5; i++)
-		hash = (hash ^ words[i]) * 0x9e3779b97f4a7c15u;
-	return (uint32_t)(hash >> 32);
+	return hash_words(ip->proto, words);
+}
+
+uint32_t ip_reverse_hash(const struct ip *ip)
+{
+	uint64_t words[5] = {0};
+	uint32_t address = ip->version == 4 ? 4 : 16;
+
+	memcpy(words, ip_destination(ip), address);
+	memcpy((uint8_t *)words + address, ip_source(ip), address);
+	memcpy(&words[4], ip->data + ip->l4 + 2, 2);
+	memcpy((uint8_t *)&words[4] + 2, ip->data + ip->l4, 2);
+	return hash_words(ip->proto, words);
 }
 
 uint64_t ip_pseudo_sum(const struct ip *ip, uint32_t l4_len)

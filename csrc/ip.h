@@ -79,6 +79,9 @@ bool ip_may_not_fragment(const struct ip *ip);
 /* A number that is the same for all packets of a flow (5-tuple; fragments: addresses), spread over 32 bits. */
 uint32_t ip_flow_hash(const struct ip *ip);
 
+/* ip_flow_hash of what the other end sends back in this TCP or UDP flow. */
+uint32_t ip_reverse_hash(const struct ip *ip);
+
 /* Sum of the pseudo-header for a transport segment of l4_len bytes (RFC 9293 section 3.1, RFC 8200 section 8.1). */
 uint64_t ip_pseudo_sum(const struct ip *ip, uint32_t l4_len);
 

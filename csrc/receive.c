@@ -13,6 +13,7 @@
 
 #include "coalesce.h"
 #include "tun.h"
+#include "uncut.h"
 #include "underlay.h"
 
 /* The wire format's own checks; what is left is the inner packet. */
@@ -134,6 +135,25 @@ static uint32_t super_gso_size(const struct worker *w, const struct ip *ip, uint
 	return 0;
 }
 
+/* What the packet was, or will be, on the wire: a super-packet counts as its segments, as where it was sent. */
+static void count_received(struct worker *w, const struct fib_peer *peer, const struct ip *ip, uint32_t gso_size)
+{
+	struct dp_peer_counters *by_peer = &w->peers[peer->slot];
+	uint64_t packets = 1, bytes = ip->len;
+
+	if (gso_size) {
+		uint32_t headers = ip->l4 + (ip->proto == proto_tcp ? (uint32_t)(ip->data[ip->l4 + 12] >> 4) * 4 : udp_header);
+
+		if (ip->len > headers)
+			packets = (ip->len - headers + gso_size - 1) / gso_size;
+		bytes += (packets - 1) * headers;
+	}
+	count(&w->counters.rx_packets, packets);
+	count(&w->counters.rx_bytes, bytes);
+	count(&by_peer->rx_packets, packets);
+	count(&by_peer->rx_bytes, bytes);
+}
+
 static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t sender, uint8_t *data, uint32_t len,
 			     uint32_t gso_hint, uint8_t outer_ecn)
 {
@@ -141,6 +161,7 @@ static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t s
 	struct dp_counters *counters = &w->counters;
 	const struct fib_peer *peer;
 	enum ip_checksum checksum;
+	uint32_t gso_size;
 	struct ip ip;
 
 	if (!pull(w, data, len))
@@ -170,11 +191,11 @@ static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t s
 		}
 		ip_decrement_ttl(&ip);
 	}
-	count(&counters->rx_packets, 1);
-	count(&counters->rx_bytes, ip.len);
-	count(&w->peers[peer->slot].rx_packets, 1);
-	count(&w->peers[peer->slot].rx_bytes, ip.len);
-	coalesce_add(w, &ip, checksum, super_gso_size(w, &ip, gso_hint));
+	if (uncut_is_probing(w->dp))
+		uncut_received(w->dp, peer, &ip);
+	gso_size = super_gso_size(w, &ip, gso_hint);
+	count_received(w, peer, &ip, gso_size);
+	coalesce_add(w, &ip, checksum, gso_size);
 }
 
 /* Whether a message that the kernel calls a train is one uncut super-packet: that happens to inner UDP alone, whose segment size

@@ -19,6 +19,7 @@
 #include "segment.h"
 #include "tun.h"
 #include "tunnel.h"
+#include "uncut.h"
 #include "underlay.h"
 
 /* The kernel's own senders stay within these (TCP_MIN_GSO_SIZE; UDP_MAX_SEGMENTS); a pod with a raw device may not, and a
@@ -63,13 +64,19 @@ static void send_whole(struct worker *w, const struct ip *ip, const struct fib_p
 static bool send_uncut(struct worker *w, const struct segmenter *segments, const struct fib_peer *peer, uint32_t source)
 {
 	uint32_t packets = segment_count(segments);
+	uint64_t probe;
 
 	if (!(w->offloads & DP_OFFLOAD_TUNNEL_GSO) || packets < 2 || !tunnel_fits(w, segments))
 		return false;
+	if (!uncut_allows(w->dp, peer, &segments->ip, segments->headers, &probe))
+		return false;
 	write_encap(&w->dp->encap, segments->ip.data, segments->ip.version, peer);
 	underlay_flush(w);
-	if (!tunnel_send(w, segments, peer, source))
+	if (!tunnel_send(w, segments, peer, source)) {
+		if (probe)
+			uncut_forget(w->dp, peer, probe);
 		return false;
+	}
 	w->send.used = arena_lead(w);
 	count_sent(w, peer, packets, segments->ip.len + (uint64_t)(packets - 1) * segments->headers);
 	return true;
@@ -181,6 +188,9 @@ static uint32_t send_packet(struct worker *w, const struct fib *fib, uint8_t *da
 	}
 	if (dp->encap.decrements_ttl)
 		ip_decrement_ttl(&ip);
+
+	if (uncut_is_probing(dp))
+		uncut_sent(w->dp, peer, &ip);
 
 	uint32_t source = (dp->encap.entropy ? ip_flow_hash(&ip) : w->index) % dp->config.sources;
 

@@ -129,6 +129,7 @@ def test_the_kernels_vxlan_understands_it(make_lab: MakeLab, version: int) -> No
 )
 def test_a_pods_own_trains_of_datagrams(cluster: Lab, version: int, amount: int, segment: int) -> None:
     one, other = cluster.daemons[:2]
+    transfer(one.pods[0], other.pods[0], "tcp", version, mbytes)  # shows that the peer takes super-packets whole
     before = tunnel_sends(one)
     sent, came = transfer(one.pods[0], other.pods[0], "udp", version, amount, segment)
     assert came == sent

@@ -151,8 +151,8 @@ class Firewall:
             return
         self._counted_at = self._clock.now()
         now = await self._mechanism.dropped()
-        # Less than before: they are not the rules that were looked at, but new ones of somebody's restore.
-        self._state.firewall_drops += now - self._dropped if now >= self._dropped else now
+        # Less than before: rules went, and with them their counts; what is left was added already.
+        self._state.firewall_drops += max(0, now - self._dropped)
         self._dropped = now
 
     async def count(self) -> None:

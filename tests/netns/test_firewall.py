@@ -26,7 +26,7 @@ from dataplane.control.firewall import Firewall
 from dataplane.control.renew import WallClock
 from dataplane.errors import HostError
 from dataplane.host import command, iptables, nftables
-from dataplane.host.rules import Overlay, Wanted, iptables_jump, iptables_rule, masquerade_chain, nft_table
+from dataplane.host.rules import Encap, Overlay, Wanted, iptables_jump, iptables_rule, masquerade_chain, nft_table
 from dataplane.lab.commands import batch, run
 from dataplane.lab.topology import Place
 from dataplane.model import Lease, LeaseAttrs, NetConf
@@ -72,6 +72,28 @@ while not os.path.exists("/run/enough"):
         seen.add(client.recv(64).decode())
         asked += 1
 print(asked, *sorted(seen))
+"""
+
+
+_listen = """
+import socket, sys
+server = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+server.bind(("::", int(sys.argv[1])))
+print("ready", flush=True)
+while True:
+    print(server.recv(64).decode(), flush=True)
+"""
+_send = """
+import socket, struct, sys
+words, source, address, port = sys.argv[1:5]
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+if source:
+    datagram = struct.pack("!4H", 1111, int(port), 8 + len(words), 0) + words.encode()
+    ends = socket.inet_aton(source) + socket.inet_aton(address)
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    raw.sendto(struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(datagram), 1, 0, 64, 17, 0) + ends + datagram, (address, 0))
+else:
+    socket.socket(family, socket.SOCK_DGRAM).sendto(words.encode(), (address, int(port)))
 """
 
 
@@ -123,6 +145,7 @@ def make_firewall(
     resync_s: float = 60.0,
     previous: SubnetEnv | None = None,
     overlay: Overlay = overlay4,
+    encap: Encap | None = None,
 ) -> tuple[Firewall, NodeState]:
     network, subnet = overlay.network, overlay.subnet
     assert isinstance(network, IPv4Network) and isinstance(subnet, IPv4Network)
@@ -138,6 +161,7 @@ def make_firewall(
         previous=previous or SubnetEnv(),
         state=state,
         clock=WallClock(),
+        encap=encap,
     )
     return made, state
 
@@ -155,7 +179,9 @@ def ruleset(kind: str) -> str:
     """Everything that the mechanism's tool shows, without counters and times."""
     if kind == "nftables":
         return run(None, "nft", "list", "ruleset").stdout
-    return "\n".join(line for version in (4, 6) for table in ("nat", "filter") for line in saved(version, table))
+    return "\n".join(
+        line for version in (4, 6) for table in ("nat", "filter", "mangle") for line in saved(version, table)
+    )
 
 
 async def until(condition: Callable[[], bool], limit_s: float) -> float:
@@ -409,6 +435,83 @@ async def test_no_rules_wanted_touches_nothing_unless_ours_are_outdated(kind: st
     wall, _ = make_firewall(kind, masquerade=False, forward=False, previous=moved)
     await wall.open()
     assert "10.244" not in ruleset(kind)
+
+
+@isolated(*kinds)
+async def test_pods_cannot_send_to_encapsulation_ports(kind: str) -> None:
+    net = Network()
+    run(None, "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+    batch(None, "address add fd00:10:0:7::1/64 dev pod0 nodad", "address add fd01::1/64 dev eth0 nodad")
+    batch(None, "address add fd00:10:0:7::/128 dev over nodad", "route add fd00:10:0:8::/64 dev over")
+    net.pod.batch("address add fd00:10:0:7::2/64 dev eth0 nodad", "route add default via fd00:10:0:7::1")
+    net.outside.batch("address add fd01::9/64 dev eth0 nodad", "route add fd00:10::/56 via fd01::1")
+    net.peer.batch("address add fd00:10:0:8::2/64 dev eth0 nodad", "address add fd00:10:0:8::1/64 dev eth0 nodad")
+    net.peer.batch("address add 10.244.8.1/32 dev eth0", "address add 10.244.8.0/32 dev eth0")
+    hears: dict[tuple[Place | None, int], asyncio.StreamReader] = {}
+    for place in (None, net.outside, net.peer):
+        for port in (8285, 8472, 9999):
+            words = () if place is None else ("ip", "netns", "exec", place.name)
+            process = await asyncio.create_subprocess_exec(
+                *words, sys.executable, "-c", _listen, str(port), stdout=subprocess.PIPE
+            )
+            assert process.stdout is not None and await process.stdout.readline() == b"ready\n"
+            hears[place, port] = process.stdout
+
+    def send(frm: Place | None, address: str, port: int, words: str, source: str = "") -> None:
+        run(None if frm is None else frm.name, sys.executable, "-c", _send, words, source, address, str(port))
+
+    async def heard(place: Place | None, port: int) -> str:
+        return (await asyncio.wait_for(hears[place, port].readline(), _deadline_s)).decode().strip()
+
+    run(None, "iptables", "-I", "FORWARD", "-j", "ACCEPT")
+    wall, state = make_firewall(
+        kind, masquerade=False, forward=False, ipv6=True, encap=Encap(9999, "eth0"), resync_s=0.3
+    )
+    await wall.open()
+    assert state.notes == {}
+    whole = ruleset(kind)
+    expected = 0
+    for port in (8285, 8472, 9999):
+        for address in ("192.0.2.9", "fd01::9", "192.0.2.1", "fd01::1", "10.244.7.0", "10.244.7.1", "fd00:10:0:7::1"):
+            send(net.pod, address, port, "forged")
+            expected += 1
+        send(net.pod, "192.0.2.9", port, "forged", source="198.51.100.7")
+        for address in ("10.244.8.0", "10.244.8.1", "fd00:10:0:8::1"):
+            send(net.pod, address, port, "forged")
+        send(net.peer, "10.244.7.0", port, "forged")
+        expected += 5
+        # What must pass comes behind, on the same way: whatever had slipped through would be heard first.
+        for address in ("10.244.8.2", "fd00:10:0:8::2"):
+            send(net.pod, address, port, "between pods")
+            assert await heard(net.peer, port) == "between pods"
+        send(None, "192.0.2.9", port, "the host's")
+        assert await heard(net.outside, port) == "the host's"
+        for address in ("192.0.2.1", "fd01::1"):
+            send(net.outside, address, port, "the underlay's")
+            assert await heard(None, port) == "the underlay's"
+    await wall.count()
+    assert state.drops()["forged_encap"] == expected
+    assert await wall.ensure() is False  # counters are no change
+    keeping = asyncio.create_task(wall.run())
+    if kind == "nftables":
+        run(None, "nft", "flush", "chain", "ip", "flannel-ipv4", "encap_forward")
+    else:
+        run(None, "iptables", "-t", "mangle", "-F", "FORWARD")
+    await until(lambda: state.events["repairs"] == 1, _deadline_s)
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    if kind != "nftables":
+        assert ruleset(kind) == whole
+    send(net.pod, "192.0.2.9", 8472, "forged")
+    send(None, "192.0.2.9", 8472, "the host's")
+    assert await heard(net.outside, 8472) == "the host's"
+    async with asyncio.timeout(_deadline_s):
+        while state.drops()["forged_encap"] != expected + 1:
+            await wall.count()
+            await asyncio.sleep(0.05)
+    await firewall.remove()
+    assert "ENCAP" not in "".join(saved(version, "mangle")[0] for version in (4, 6) if saved(version, "mangle"))
+    assert "encap" not in run(None, "nft", "list", "ruleset").stdout
 
 
 @isolated("nftables")

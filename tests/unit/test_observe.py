@@ -350,7 +350,7 @@ def test_every_drop_reason_has_a_word() -> None:
     reasons = {
         line.split()[1].rstrip(";").removeprefix("drop_") for line in header.splitlines() if "uint64_t drop_" in line
     }
-    assert reasons | {tun_queue} == set(status_view.drop_words)
+    assert reasons | {tun_queue, "forged_encap"} == set(status_view.drop_words)
 
 
 @pytest.mark.parametrize("expires_in, text", [(None, "no end"), (-1, "expired"), (59, "59 s"), (7260, "2 h 1 min")])

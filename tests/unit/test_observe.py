@@ -145,7 +145,7 @@ def test_packets_that_found_the_queue_full_are_drops_like_any_other() -> None:
     state, _, _ = running()
     (device,) = state.devices.values()
     device.queue_drops = lambda: 7
-    assert document(state)["drops"] == {"send_no_route": 5, "receive_vni": 0, "tun_queue": 7}
+    assert document(state)["drops"] == {"send_no_route": 5, "receive_vni": 0, "tun_queue": 7, "forged_encap": 0}
     assert 'dataplane_drops_total{reason="tun_queue"} 7.0' in render(state).decode().splitlines()
 
 

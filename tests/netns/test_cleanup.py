@@ -69,6 +69,9 @@ def test_cleanup_leaves_the_host_as_it_was(
             node.run(command, "-t", table, "-N", "SOMEBODY")
         node.run(command, "-A", "FORWARD", "-m", "comment", "--comment", "flanneld of somebody", "-j", "SOMEBODY")
         node.run(command, "-t", "nat", "-A", "POSTROUTING", "-j", "SOMEBODY")
+        # Its base chains stay once iptables has made them, empty: as with every other program that uses it.
+        for chain in ("INPUT", "FORWARD"):
+            node.run(command, "-t", "mangle", "-P", chain, "ACCEPT")
     node.run("nft", "add", "table", "inet", "somebody")
     before = host_state(node)
     for each in (node, other):

@@ -1,7 +1,7 @@
 """Keeps one vxlan device of the kernel, and what it knows of the peers, equal to what is desired.
 
 For each peer: a permanent neighbour (the base address of its subnet), an FDB entry (its VTEP MAC at its underlay
-address) and a route; a peer on our own link has a plain route instead, where DirectRouting says so. How it works:
+address), a route, and what the filter in front of the device lets in; a peer on our own link has a plain route instead, where DirectRouting says so. How it works:
 `publish` notes which prefixes changed, `flush` programs those, `ensure` compares everything and makes a lost device
 anew with all its peers. What must stay true: the device has the MAC that our lease tells; a VTEP MAC that two leases
 claim stays with the one that had it; the device and all that it knows stay when the daemon ends, so that traffic goes
@@ -17,12 +17,14 @@ from ipaddress import IPv4Address
 from typing import TypeVar
 
 from dataplane.backends.base import DevicePlan
+from dataplane.control.admission import AdmissionKeeper
 from dataplane.control.diff import Change
 from dataplane.control.keeper import HostNet, find_external
 from dataplane.control.peer_routes import Direct, PeerRoutes
 from dataplane.control.say import Say
 from dataplane.errors import HostError
 from dataplane.host import vxlan
+from dataplane.host.admission_program import Guarded
 from dataplane.host.netlink import Host
 from dataplane.host.vxlan import Entries
 from dataplane.model import IPAddress, IPNetwork, Peer, VxlanLink
@@ -64,6 +66,8 @@ class KernelKeeper:
         direct = Direct.on_link if plan.direct_routing else Direct.never
         net: HostNet = host
         self._routes = PeerRoutes(plan, wanted, net, state, self._seen, direct)
+        guarded = Guarded(link, plan.vtep_mac, plan.subnets[0])
+        self._admission = AdmissionKeeper(guarded, wanted, host, state, self._seen)
         state.devices[plan.name] = self._seen
 
     @property
@@ -84,12 +88,13 @@ class KernelKeeper:
         await self._set_up(index)
         self._index = index
         self._seen.index = index
-        self._seen.forwarding = KernelForwarding(self._wanted)
+        self._seen.forwarding = KernelForwarding(self._wanted, self._admission.drops)
         self._routes.forget()
         return index
 
     async def close(self) -> None:
         """Leave everything as it is."""
+        self._admission.close()
 
     async def withdraw(self) -> None:
         """Delete the device; neighbours, FDB entries and its routes go with it."""
@@ -97,6 +102,7 @@ class KernelKeeper:
             self._index = self._seen.index = self._seen.forwarding = None
             await self._routes.remove_all()
             await vxlan.remove_device(self._host, self.plan.name)
+            await self._admission.remove()
 
     def publish(self, change: Change) -> None:
         """Note what changed, for `flush`."""
@@ -179,6 +185,7 @@ class KernelKeeper:
         put, gone = self._take(prefixes)
         if found is not None:
             put, gone = self._compare(found)
+        await (self._admission.change(prefixes) if found is None else self._admission.ensure(interface.index))
         refused = await vxlan.put_entries(self._host, index, put)
         await self._routes.apply(prefixes, interface.index, index)
         refused |= await vxlan.remove_entries(self._host, index, gone)

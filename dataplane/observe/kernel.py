@@ -1,8 +1,11 @@
-"""What is read of a data plane that is the kernel's: its peers. The kernel counts neither by peer nor by reason."""
+"""What is read of a data plane that is the kernel's: its peers, and what the filter in front of it drops.
+
+The kernel does not count by peer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from dataplane.model import IPNetwork, Peer, PeerCounters
@@ -10,9 +13,15 @@ from dataplane.model import IPNetwork, Peer, PeerCounters
 
 @dataclass(slots=True)
 class KernelForwarding:
-    """A `Forwarding` without counters. `peers`: what the kernel was given, by prefix."""
+    """A `Forwarding` without counters by peer.
+
+    Attributes:
+        peers: what the kernel was given, by prefix.
+        count_drops: reads what the filter dropped, by reason.
+    """
 
     peers: Mapping[IPNetwork, Peer]
+    count_drops: Callable[[], dict[str, int]] = dict
     offloads: frozenset[str] = frozenset()
     failures: tuple[str, ...] = ()
 
@@ -21,8 +30,8 @@ class KernelForwarding:
         return {}
 
     def drops(self) -> dict[str, int]:
-        """Return nothing."""
-        return {}
+        """Packets dropped by reason."""
+        return self.count_drops()
 
     def peer_counters(self) -> dict[IPNetwork, PeerCounters]:
         """Return nothing."""

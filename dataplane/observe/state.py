@@ -58,6 +58,8 @@ class DeviceState:
         port, workers: 0 where there are none: the kernel's own vxlan device, plain routes.
         queue_drops: reads how many packets (a super-packet is one) its queues had no room for; None without queues.
         direct: overlay prefixes that the kernel routes straight to their peers, past the device.
+        admission: how much of what comes in is checked against the leases: "full", "partly" or "none"; "" where
+            there is nothing to check.
     """
 
     name: str
@@ -68,6 +70,7 @@ class DeviceState:
     forwarding: Forwarding | None = None
     queue_drops: Callable[[], int] | None = None
     direct: set[IPNetwork] = field(default_factory=set)
+    admission: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ def _device(state: NodeState, device: DeviceState) -> dict[str, Any]:
         "port": device.port,
         "workers": device.workers,
         "workers_alive": state.workers_alive(device),
+        "admission": device.admission or None,
         "offloads": sorted(device.forwarding.offloads) if device.forwarding else [],
     }
 

@@ -1,0 +1,113 @@
+"""Who may send into the kernel's vxlan device: a BPF filter in front of it, with the leases in its maps.
+
+The kernel's device takes a frame from anybody. The filter stands at the ingress of the external interface and looks at
+UDP datagrams to our underlay address, port and VNI: the outer source must hold a lease, and the frame must come from
+that peer's VTEP MAC, with an inner source in its subnet (or its own underlay address), to our VTEP MAC and subnet. What
+must stay true: whatever is not for our device passes untouched; each way to be dropped has its counter, named as in
+csrc/dataplane.h; the filter stays when the daemon ends, with the leases as they were, and the next life replaces it
+without a moment between.
+
+Attached by tcx (Linux 6.6), which needs no descriptor to stay.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Collection, Iterable, Mapping
+
+from pyroute2 import IPRoute
+
+from dataplane import bpf
+from dataplane.bpf import Map, MapKind, tc_ingress
+from dataplane.host.admission_program import Guarded, filter_program, program_name, reasons, value_bytes
+from dataplane.host.netlink import Host
+from dataplane.model import IPAddress, IPNetwork, Peer
+
+most_peers = 1 << 16  # as many /24 as a /8 has
+
+
+class Admission:
+    """The filter of one device and its maps. Methods block, and raise `HostError`."""
+
+    def __init__(self, guarded: Guarded) -> None:
+        self._guarded = guarded
+        size = guarded.own.max_prefixlen // 8
+        self._size = size
+        self._senders = Map(MapKind.hash, "senders", size, value_bytes, most_peers)
+        self._sources = Map(MapKind.lpm_trie, "sources", 4 + size, value_bytes, most_peers)
+        self._drops = Map(MapKind.array, "drops", 4, 8, len(reasons))
+        self._held: dict[IPNetwork, Peer] = {}
+        self._of_sender: dict[IPAddress, dict[IPNetwork, Peer]] = {}
+
+    def change(self, prefixes: Iterable[IPNetwork], wanted: Mapping[IPNetwork, Peer]) -> None:
+        """Make the maps say of these prefixes what `wanted` says."""
+        touched: set[IPAddress] = set()
+        for prefix in prefixes:
+            old, new = self._held.get(prefix), wanted.get(prefix)
+            if new is not None and new.next_hop is None:
+                new = None
+            if old == new:
+                continue
+            if old is not None and old.next_hop is not None:
+                del self._of_sender[old.next_hop][prefix]
+                touched.add(old.next_hop)
+                del self._held[prefix]
+            if new is not None and new.next_hop is not None:
+                self._sources.put(_trie_key(prefix), _value(new.next_hop, new.vtep_mac))
+                self._of_sender.setdefault(new.next_hop, {})[prefix] = new
+                touched.add(new.next_hop)
+                self._held[prefix] = new
+            else:
+                self._sources.remove(_trie_key(prefix))
+        for sender in touched:
+            leases = self._of_sender[sender]
+            if leases:
+                self._senders.put(sender.packed, _value(sender, next(iter(leases.values())).vtep_mac))
+            else:
+                del self._of_sender[sender]
+                self._senders.remove(sender.packed)
+
+    @property
+    def held(self) -> Collection[IPNetwork]:
+        """The prefixes that are let in."""
+        return self._held.keys()
+
+    def attach(self, ifindex: int) -> None:
+        """Put the filter at the interface, in an earlier life's place."""
+        program = filter_program(self._guarded, self._senders.fd, self._sources.fd, self._drops.fd)
+        bpf.attach_named(tc_ingress, program, self._guarded.program_name, ifindex)
+
+    def is_attached(self, ifindex: int) -> bool:
+        """Whether a filter of this name is there."""
+        return bpf.is_attached(tc_ingress, self._guarded.program_name, ifindex)
+
+    def drops(self) -> dict[str, int]:
+        """Packets dropped by reason, since this was made."""
+        values = [self._drops.get(struct.pack("=I", index)) for index in range(len(reasons))]
+        return {reason: int(struct.unpack("=Q", value)[0]) for reason, value in zip(reasons, values, strict=True)}
+
+    def close(self) -> None:
+        """Let go of the maps; an attached filter keeps them."""
+        for each in (self._senders, self._sources, self._drops):
+            each.close()
+
+
+async def remove(host: Host, device: str) -> list[str]:
+    """Detach the device's filter wherever it is; returns the names of the interfaces. Raises `HostError`."""
+    links = await host.links()
+
+    def detach(_: IPRoute) -> list[str]:
+        try:
+            return [link.name for link in links if bpf.detach_named(tc_ingress, program_name(device), link.index)]
+        except bpf.BpfError:
+            return []  # no tcx here, so there is nothing to detach
+
+    return await host.ask(f"detach the filter of {device}", detach)
+
+
+def _trie_key(prefix: IPNetwork) -> bytes:
+    return struct.pack("=I", prefix.prefixlen) + prefix.network_address.packed
+
+
+def _value(sender: IPAddress, mac: bytes) -> bytes:
+    return sender.packed.ljust(16, b"\0") + mac + bytes(2)

@@ -47,8 +47,13 @@ class AdmissionKeeper:
             await self._try(lambda: current.change(prefixes, self._wanted))
 
     async def ensure(self, interface: int) -> None:
-        """Attach the filter at the interface if it is not there, with all that is wanted."""
-        await self._try(lambda: self._ensure(interface))
+        """Attach the filter at the interface if it is not there, with all that is wanted.
+
+        Raises:
+            HostError: the kernel does not say which addresses are ours.
+        """
+        local = await self._host.local_destinations(self._guarded.link.local.version)
+        await self._try(lambda: self._ensure(interface, local))
 
     async def remove(self) -> None:
         """Take the filter away, wherever it is; raises `HostError`."""
@@ -65,8 +70,9 @@ class AdmissionKeeper:
         """Packets dropped by reason."""
         return {} if self._admission is None else self._admission.drops()
 
-    def _ensure(self, interface: int) -> None:
+    def _ensure(self, interface: int, local: frozenset[IPNetwork]) -> None:
         if self._admission is not None:
+            self._admission.listen_at(local)
             self._admission.change({*self._wanted, *self._admission.held}, self._wanted)
             if self._admission.is_attached(interface):
                 return
@@ -75,6 +81,7 @@ class AdmissionKeeper:
             return
         made = Admission(self._guarded)
         try:
+            made.listen_at(local)
             made.change(tuple(self._wanted), self._wanted)
             made.attach(interface)
         except HostError:

@@ -1,7 +1,7 @@
 """Who may send into the kernel's vxlan device: a BPF filter in front of it, with the leases in its maps.
 
 The kernel's device takes a frame from anybody. The filter stands at the ingress of the external interface and looks at
-UDP datagrams to our underlay address, port and VNI: the outer source must hold a lease, and the frame must come from
+UDP datagrams to this host, our port and our VNI: the outer source must hold a lease, and the frame must come from
 that peer's VTEP MAC, with an inner source in its subnet (or its own underlay address), to our VTEP MAC and subnet. What
 must stay true: whatever is not for our device passes untouched; each way to be dropped has its counter, named as in
 csrc/dataplane.h; the filter stays when the daemon ends, with the leases as they were, and the next life replaces it
@@ -14,16 +14,23 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import ExitStack
+from ipaddress import IPv4Network, IPv6Network
 
 from pyroute2 import IPRoute
 
 from dataplane import bpf
 from dataplane.bpf import Map, MapKind, tc_ingress
-from dataplane.host.admission_program import Guarded, filter_program, program_name, reasons, value_bytes
+from dataplane.host.admission_program import Guarded, MapFds, filter_program, program_name, reasons, value_bytes
 from dataplane.host.netlink import Host
 from dataplane.model import IPAddress, IPNetwork, Peer
 
 most_peers = 1 << 16  # as many /24 as a /8 has
+# What any host may take in without an address of its own for it: groups and the limited broadcast.
+_groups: Mapping[int, frozenset[IPNetwork]] = {
+    4: frozenset((IPv4Network("224.0.0.0/4"), IPv4Network("255.255.255.255/32"))),
+    6: frozenset((IPv6Network("ff00::/8"),)),
+}
 
 
 class Admission:
@@ -31,13 +38,25 @@ class Admission:
 
     def __init__(self, guarded: Guarded) -> None:
         self._guarded = guarded
-        size = guarded.own.max_prefixlen // 8
-        self._size = size
-        self._senders = Map(MapKind.hash, "senders", size, value_bytes, most_peers)
-        self._sources = Map(MapKind.lpm_trie, "sources", 4 + size, value_bytes, most_peers)
-        self._drops = Map(MapKind.array, "drops", 4, 8, len(reasons))
+        self._size = guarded.own.max_prefixlen // 8
+        with ExitStack() as undo:
+            self._locals = self._map(undo, MapKind.lpm_trie, "locals", 4 + self._size, 1, most_peers)
+            self._senders = self._map(undo, MapKind.hash, "senders", self._size, value_bytes, most_peers)
+            self._sources = self._map(undo, MapKind.lpm_trie, "sources", 4 + self._size, value_bytes, most_peers)
+            self._drops = self._map(undo, MapKind.array, "drops", 4, 8, len(reasons))
+            self._undo = undo.pop_all()
+        self._local: frozenset[IPNetwork] = frozenset()
         self._held: dict[IPNetwork, Peer] = {}
         self._of_sender: dict[IPAddress, dict[IPNetwork, Peer]] = {}
+
+    def listen_at(self, local: Collection[IPNetwork]) -> None:
+        """Look at what comes to these destinations; groups and broadcasts besides."""
+        wanted = _groups[self._guarded.own.version].union(local)
+        for prefix in wanted - self._local:
+            self._locals.put(_trie_key(prefix), b"\0")
+        for prefix in self._local - wanted:
+            self._locals.remove(_trie_key(prefix))
+        self._local = wanted
 
     def change(self, prefixes: Iterable[IPNetwork], wanted: Mapping[IPNetwork, Peer]) -> None:
         """Make the maps say of these prefixes what `wanted` says."""
@@ -74,7 +93,8 @@ class Admission:
 
     def attach(self, ifindex: int) -> None:
         """Put the filter at the interface, in an earlier life's place."""
-        program = filter_program(self._guarded, self._senders.fd, self._sources.fd, self._drops.fd)
+        maps = MapFds(self._locals.fd, self._senders.fd, self._sources.fd, self._drops.fd)
+        program = filter_program(self._guarded, maps)
         bpf.attach_named(tc_ingress, program, self._guarded.program_name, ifindex)
 
     def is_attached(self, ifindex: int) -> bool:
@@ -88,8 +108,13 @@ class Admission:
 
     def close(self) -> None:
         """Let go of the maps; an attached filter keeps them."""
-        for each in (self._senders, self._sources, self._drops):
-            each.close()
+        self._undo.close()
+
+    @staticmethod
+    def _map(undo: ExitStack, kind: MapKind, name: str, key_bytes: int, value_bytes: int, entries: int) -> Map:
+        made = Map(kind, name, key_bytes, value_bytes, entries)
+        undo.callback(made.close)
+        return made
 
 
 async def remove(host: Host, device: str) -> list[str]:

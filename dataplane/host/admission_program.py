@@ -1,7 +1,8 @@
 """The filter in front of a kernel vxlan device as a BPF program; `admission.py` says what it lets in.
 
-It runs for every packet of the external interface, so what is not UDP to our underlay address leaves it first. Offsets
-are those of RFC 791, 8200, 768 and 7348.
+It runs for every packet of the external interface, so what is not UDP to our port leaves it first. The kernel's device
+hears every address of this host, and groups and broadcasts too: so all of them are looked at, and what the host forwards
+is not. Offsets are those of RFC 791, 8200, 768 and 7348.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ reasons = (
 value_bytes = 24  # underlay address (16), VTEP MAC (6), nothing (2)
 _next, _drop = -1, 2  # linux/bpf.h TCX_NEXT, TCX_DROP; TC_ACT_UNSPEC and TC_ACT_SHOT are the same
 _start_net = 1  # BPF_HDR_START_NET
-_protocol_at = 16  # struct __sk_buff
+_kind_at, _protocol_at = 4, 16  # struct __sk_buff
+_for_others = 3  # linux/if_packet.h PACKET_OTHERHOST
 _udp, _fragment, _authentication = 17, 44, 51
 _extensions = (0, 43, 60, _authentication, 135, 139, 140)  # IANA: IPv6 extension headers that have a length
 _most_extensions = 8
@@ -58,30 +60,56 @@ def program_name(device: str) -> str:
     return device.replace("-", "_")
 
 
-def filter_program(guarded: Guarded, senders: int, sources: int, drops: int) -> bytes:
-    """The filter's code. `senders`, `sources`, `drops`: descriptors of the maps."""
+@dataclass(frozen=True, slots=True)
+class MapFds:
+    """Descriptors of the filter's maps.
+
+    Attributes:
+        locals: a trie of what this host takes in.
+        senders: underlay address to what it holds; its own address is its too.
+        sources: a trie of overlay prefixes to who holds them.
+        drops: counters in the order of `reasons`.
+    """
+
+    locals: int
+    senders: int
+    sources: int
+    drops: int
+
+
+def filter_program(guarded: Guarded, maps: MapFds) -> bytes:
+    """The filter's code."""
     link, own = guarded.link, guarded.own
     version: int = link.local.version
     size = _header_bytes[version]
     source_at, destination_at = _addresses_at[version]
     a = Assembler()
     a.move(6, 1)
+    a.load(4, 2, 6, _kind_at)
+    a.jump_if(2, _for_others, "pass")
     a.load(4, 2, 6, _protocol_at)
     a.jump_unless(2, socket.htons(_ethertypes[version]), "pass")
     _load_bytes(a, 0, None, _outer, size, "pass")
-    _compare(a, _outer + destination_at, link.local.packed, "pass")
-    (_find_udp4 if version == 4 else _find_udp6)(a)
+    if version == 4:
+        _find_udp4(a)
+    else:
+        _find_udp6(a)
+        _look_up(a, maps.locals, own.max_prefixlen, _outer + destination_at)
+        a.jump_if(0, 0, "pass")
+        a.jump("receive_malformed")
 
     a.label("udp")
     _load_bytes(a, 0, 9, _header, 8, "pass")
     a.load(2, 2, 10, _header + 2)
     a.jump_unless(2, socket.htons(link.port), "pass")
+    _look_up(a, maps.locals, own.max_prefixlen, _outer + destination_at)
+    a.jump_if(0, 0, "pass")
     _load_bytes(a, 8, 9, _vxlan, 22, "receive_short")
     a.load(4, 2, 10, _vxlan + 4)
     a.big_endian(2, 32)
     a.shift_right(2, 8)
     a.jump_unless(2, link.vni, "pass")
-    a.lookup(senders, 10, _outer + source_at)
+    a.lookup(maps.senders, 10, _outer + source_at)
     a.jump_if(0, 0, "receive_unknown_sender")
     a.move(7, 0)
     _check_frame(a, guarded)
@@ -89,13 +117,13 @@ def filter_program(guarded: Guarded, senders: int, sources: int, drops: int) -> 
     a.load(1, 2, 10, _inner)
     a.shift_right(2, 4)
     a.jump_unless(2, version, "receive_inner_type")
-    _check_source(a, sources, own.max_prefixlen, source_at)
+    _check_source(a, maps.sources, own.max_prefixlen, source_at)
     _check_destination(a, own, _inner + destination_at)
 
     a.label("pass")
     a.set(0, _next)
     a.exit()
-    _count_and_drop(a, drops)
+    _count_and_drop(a, maps.drops)
     return a.code()
 
 
@@ -124,11 +152,7 @@ def _check_source(a: Assembler, sources: int, address_bits: int, source_at: int)
         a.jump_unless_same(2, 3, "by subnet")
     a.jump("by mac")
     a.label("by subnet")
-    a.store(4, 10, _key, address_bits)
-    for word in range(words):
-        a.load(4, 2, 10, _inner + source_at + 4 * word)
-        a.store_register(4, 10, _key + 4 + 4 * word, 2)
-    a.lookup(sources, 10, _key)
+    _look_up(a, sources, address_bits, _inner + source_at)
     a.jump_if(0, 0, "receive_inner_source")
     a.move(7, 0)
     for word in range(words):
@@ -174,7 +198,7 @@ def _find_udp4(a: Assembler) -> None:
 
 
 def _find_udp6(a: Assembler) -> None:
-    """r9 = where the UDP header is, behind a bounded number of extension headers."""
+    """r9 = where the UDP header is; goes on below where there are more extension headers than we look behind."""
     a.load(1, 8, 10, _outer + 6)
     a.set(9, 40)
     for step in range(_most_extensions):
@@ -207,7 +231,6 @@ def _find_udp6(a: Assembler) -> None:
         a.load(1, 8, 10, _header)
         a.label(f"step {step}")
     a.jump_if(8, _udp, "udp")
-    a.jump("receive_malformed")
 
 
 def _check_destination(a: Assembler, own: IPNetwork, at: int) -> None:
@@ -227,6 +250,15 @@ def _check_destination(a: Assembler, own: IPNetwork, at: int) -> None:
         a.load(4, 2, 10, at)
         a.set32(3, own.broadcast_address.packed)
         a.jump_if_same(2, 3, "receive_multicast")
+
+
+def _look_up(a: Assembler, trie: int, address_bits: int, at: int) -> None:
+    """r0 = the trie's value for the address at that place of the stack, or 0"""
+    a.store(4, 10, _key, address_bits)
+    for word in range(address_bits // 32):
+        a.load(4, 2, 10, at + 4 * word)
+        a.store_register(4, 10, _key + 4 + 4 * word, 2)
+    a.lookup(trie, 10, _key)
 
 
 def _load_bytes(a: Assembler, offset: int, register: int | None, to: int, length: int, otherwise: str) -> None:

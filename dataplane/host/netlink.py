@@ -26,7 +26,7 @@ from dataplane.model import IPAddress, IPNetwork
 Result = TypeVar("Result")
 
 # linux/rtnetlink.h, linux/if_addr.h, linux/if.h, linux/route.h
-_rt_table_main = 254
+_rt_table_main, _rt_table_local = 254, 255
 _rtn_unicast = 1
 _rtn_blackhole = 6
 rtprot_boot = 3
@@ -188,6 +188,19 @@ class Host:
             return [route for row in rows if (route := _route(row, version)) is not None]
 
         return await self.ask(f"list the IPv{version} routes", dump)
+
+    async def local_destinations(self, version: int) -> frozenset[IPNetwork]:
+        """What the host takes in itself: the local table, with its addresses, broadcasts and anycasts."""
+
+        def dump(netlink: IPRoute) -> frozenset[IPNetwork]:
+            rows = _of_family(version, netlink.route, table=_rt_table_local)
+            return frozenset(
+                ip_network(f"{row.get('dst')}/{row['dst_len']}")
+                for row in rows
+                if row.get("table") == _rt_table_local and row.get("dst")
+            )
+
+        return await self.ask(f"list the local IPv{version} addresses", dump)
 
     async def on_link(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, int]:
         """Those of the addresses that the host reaches without a gateway, with the index of the link (flannel.md 5.5)."""

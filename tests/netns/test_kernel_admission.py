@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
+from scapy.layers.inet import IP, UDP, IPOption
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6ExtHdrHopByHop, PadN
 from scapy.layers.l2 import Ether
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
@@ -69,6 +69,13 @@ class Siege:
         frame = Ether(src=sender or liars, dst=receiver or own)
         return bytes(frame / network / UDP(sport=7, dport=7777) / Raw(b"hello"))
 
+    def send_raw(self, place: Place, packets: list[Packet]) -> None:
+        """Send IP packets to the target's eth0, whatever their destination is."""
+        macs = [each.run("cat", "/sys/class/net/eth0/address").stdout.strip() for each in (self.target, place)]
+        lines = "\n".join(bytes(Ether(dst=macs[0], src=macs[1]) / packet).hex() for packet in packets)
+        words = [sys.executable, str(Path(__file__).with_name("raw_frames.py")), "eth0"]
+        subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
+
     def send(self, place: Place, version: int, datagrams: list[bytes], port: int = 8472) -> None:
         target = self.target.address if version == 4 else self.target.address6
         number = stranger_number if place is self.stranger else 2
@@ -105,22 +112,32 @@ def udp_received(pod: Pod, version: int) -> int:
     return int(dict(zip(names, values, strict=True))["NoPorts"])
 
 
-def expect_dropped(siege: Siege, place: Place, version: int, datagrams: list[bytes], reason: str) -> None:
-    before, arrived = Counter(siege.target.drops()), udp_received(siege.target.pods[0], version)
-    siege.send(place, version, datagrams)
+def refused(node: DaemonNode) -> Counter[str]:
+    """What the filter dropped, by reason; the firewall's count, which is looked at now and then, is not the matter."""
+    return Counter({reason: count for reason, count in node.drops().items() if reason.startswith("receive_")})
+
+
+def expect_dropped(
+    siege: Siege, place: Place, version: int, datagrams: list[bytes] | list[Packet], reason: str
+) -> None:
+    """All of them (whole IP packets, or what UDP carries) end in this one counter, and no pod gets anything."""
+    before, arrived = refused(siege.target), udp_received(siege.target.pods[0], version)
+    packets = [each for each in datagrams if isinstance(each, Packet)]
+    siege.send_raw(place, packets)
+    siege.send(place, version, [each for each in datagrams if isinstance(each, bytes)])
     wanted = len(datagrams)
-    wait_for(lambda: (Counter(siege.target.drops()) - before)[reason] >= wanted, 5, f"{wanted} drops for {reason}")
-    assert Counter(siege.target.drops()) - before == {reason: wanted}
+    wait_for(lambda: (refused(siege.target) - before)[reason] >= wanted, 5, f"{wanted} drops for {reason}")
+    assert refused(siege.target) - before == {reason: wanted}
     assert udp_received(siege.target.pods[0], version) == arrived
 
 
 @versions
 def test_pods_reach_each_other_and_the_filter_is_told(siege: Siege, version: int) -> None:
     ours, _, kernels = siege.lab.pods
-    before = siege.target.drops()
+    before = refused(siege.target)
     assert ours.ping(kernels, version, count=5).ok
     assert kernels.ping(ours, version, count=5).ok
-    assert siege.target.drops() == before
+    assert refused(siege.target) == before
     status = siege.target.status()
     assert status is not None
     assert status["problems"] == []
@@ -190,6 +207,107 @@ def test_other_tunnels_are_left_alone(siege: Siege, version: int) -> None:
             wait_for(lambda: packets() == 3, 5, f"three frames at {name}")
         finally:
             siege.target.batch(f"link delete {name}")
+
+
+def outer(siege: Siege, version: int, number: int, destination: object = None, **fields: object) -> Packet:
+    """The underlay's IP header, from node `number` to the target."""
+    own = siege.target.address if version == 4 else siege.target.address6
+    source = underlay_address(number) if version == 4 else underlay_address6(number)
+    return (IP if version == 4 else IPv6)(src=str(source), dst=str(destination or own), **fields)
+
+
+def test_no_address_of_the_host_is_a_way_around(siege: Siege) -> None:
+    """The kernel's device hears them all, and broadcasts and groups."""
+    siege.target.batch("address add 198.51.100.7/32 dev lo", "address add 2001:db8:77::7/128 dev lo")
+    net = siege.target.net
+    assert net is not None and net.ipv4 is not None and net.ipv6 is not None
+    places = {
+        4: ["198.51.100.7", net.ipv4[0], net.ipv4[1], "192.0.2.255", "255.255.255.255", "224.0.0.1"],
+        6: ["2001:db8:77::7", net.ipv6[0], net.ipv6[1], "ff02::1"],
+    }
+    try:
+        for version, destinations in places.items():
+            # A change of addresses is heard within a moment.
+            probe = outer(siege, version, stranger_number, destinations[0]) / UDP(sport=9, dport=8472)
+            probe /= Raw(vxlan(siege.frame(version)))
+
+            def dropped(probe: Packet = probe) -> bool:
+                before = siege.target.drops().get("receive_unknown_sender", 0)
+                siege.send_raw(siege.stranger, [probe])
+                return siege.target.drops().get("receive_unknown_sender", 0) > before
+
+            wait_for(dropped, 5, "the new address to be looked at")
+            packets = [
+                outer(siege, version, stranger_number, destination)
+                / UDP(sport=9, dport=8472)
+                / Raw(vxlan(siege.frame(version)))
+                for destination in destinations
+            ]
+            expect_dropped(siege, siege.stranger, version, packets, "receive_unknown_sender")
+    finally:
+        siege.target.batch("address del 198.51.100.7/32 dev lo", "address del 2001:db8:77::7/128 dev lo")
+
+
+def test_what_the_host_forwards_is_left_alone(siege: Siege) -> None:
+    """A stranger's frame to another node by way of this one gets as far as the firewall, whose business it is."""
+
+    def forwarded() -> int:
+        lines = siege.target.run("iptables", "-t", "mangle", "-vnxL", "DATAPLANE-ENCAP-FWD").stdout.splitlines()
+        return sum(int(line.split()[0]) for line in lines if " DROP " in line)
+
+    drops, packets = refused(siege.target), forwarded()
+    to = siege.lab.nodes[2].address
+    siege.send_raw(
+        siege.stranger, [outer(siege, 4, stranger_number, to) / UDP(sport=9, dport=8472) / Raw(vxlan(siege.frame(4)))]
+    )
+    wait_for(lambda: forwarded() == packets + 1, 5, "the firewall to see it")
+    assert refused(siege.target) == drops
+
+
+@versions
+def test_headers_before_udp_hide_nothing(siege: Siege, version: int) -> None:
+    """IPv4 options; IPv6 extension headers, and more of them than anybody needs."""
+    carried = UDP(sport=9, dport=8472) / Raw(vxlan(siege.frame(version)))
+    if version == 4:
+        packets = [outer(siege, 4, stranger_number, options=[IPOption(b"\x01" * words)]) / carried for words in (4, 36)]
+    else:
+        base = outer(siege, 6, stranger_number)
+        packets = [
+            base / IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(4))]) / carried,
+            base / IPv6ExtHdrHopByHop(options=[PadN(optdata=bytes(12))]) / IPv6ExtHdrDestOpt() / carried,
+            base / IPv6ExtHdrFragment(m=0, offset=0, id=7) / carried,
+        ]
+        many = base
+        for _ in range(9):
+            many /= IPv6ExtHdrDestOpt()
+        expect_dropped(siege, siege.stranger, 6, [many / carried], "receive_malformed")
+    expect_dropped(siege, siege.stranger, version, packets, "receive_unknown_sender")
+
+
+@versions
+def test_fragments(siege: Siege, version: int) -> None:
+    """What a peer sends in pieces arrives whole; a first piece that does not show the inner addresses does not."""
+    udp = UDP(sport=9, dport=8472) / Raw(vxlan(siege.frame(version)))
+    whole = outer(siege, version, 2) / udp
+    data = bytes(whole)[len(outer(siege, version, 2)) :]
+
+    def pieces(size: int, number: int, ident: int) -> list[Packet]:
+        made: list[Packet] = []
+        for at in range(0, len(data), size):
+            more = at + size < len(data)
+            if version == 4:
+                header = outer(siege, 4, number, id=ident, flags="MF" if more else 0, frag=at // 8, proto=17)
+            else:
+                header = outer(siege, 6, number) / IPv6ExtHdrFragment(nh=17, m=more, offset=at // 8, id=ident)
+            made.append(header / Raw(data[at : at + size]))
+        return made
+
+    size = 64 if version == 4 else 80  # UDP, VXLAN, Ethernet, inner IP, and a little
+    before = udp_received(siege.target.pods[0], version)
+    siege.send_raw(siege.liar, pieces(size, 2, 100))
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 1, 5, "the datagram of several pieces")
+    expect_dropped(siege, siege.liar, version, pieces(32, 2, 101)[:1], "receive_short")
+    expect_dropped(siege, siege.stranger, version, pieces(size, stranger_number, 102)[:1], "receive_unknown_sender")
 
 
 @versions

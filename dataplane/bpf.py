@@ -140,20 +140,26 @@ class Map:
         )
 
 
-def attach_named(hook: Hook, program: bytes, name: str, ifindex: int) -> None:
+@contextmanager
+def loaded(hook: Hook, program: bytes, name: str) -> Iterator[int]:
+    """A descriptor of the program, checked by the kernel, for the body; raises `HostError`."""
+    descriptor = _load(hook, program, name)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def attach_named(hook: Hook, program: int, name: str, ifindex: int) -> None:
     """Attach a program for good, in the place of the one of this name, if there is one, without a moment between.
 
     Raises:
-        HostError: the kernel refuses; tcx needs Linux 6.6.
+        BpfError: the kernel refuses; EINVAL where it does not know the hook.
     """
-    loaded = _load(hook, program, name)
-    try:
-        with _named(hook, name, ifindex) as old:
-            flags = 0 if old is None else _f_replace
-            attr = struct.pack("=IIIII", ifindex, loaded, hook.attach_type, flags, old or 0)
-            _bpf(_prog_attach, attr, f"attach a BPF program to device {ifindex}")
-    finally:
-        os.close(loaded)
+    with _named(hook, name, ifindex) as old:
+        flags = 0 if old is None else _f_replace
+        attr = struct.pack("=IIIII", ifindex, program, hook.attach_type, flags, old or 0)
+        _bpf(_prog_attach, attr, f"attach a BPF program to device {ifindex}")
 
 
 def detach_named(hook: Hook, name: str, ifindex: int) -> bool:

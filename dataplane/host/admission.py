@@ -6,8 +6,6 @@ that peer's VTEP MAC, with an inner source in its subnet (or its own underlay ad
 must stay true: whatever is not for our device passes untouched; each way to be dropped has its counter, named as in
 csrc/dataplane.h; the filter stays when the daemon ends, with the leases as they were, and the next life replaces it
 without a moment between.
-
-Attached by tcx (Linux 6.6), which needs no descriptor to stay.
 """
 
 from __future__ import annotations
@@ -19,8 +17,8 @@ from ipaddress import IPv4Network, IPv6Network
 
 from pyroute2 import IPRoute
 
-from dataplane import bpf
-from dataplane.bpf import Map, MapKind, tc_ingress
+from dataplane.bpf import Map, MapKind
+from dataplane.host import ingress
 from dataplane.host.admission_program import Guarded, MapFds, filter_program, program_name, reasons, value_bytes
 from dataplane.host.netlink import Host
 from dataplane.model import IPAddress, IPNetwork, Peer
@@ -91,15 +89,15 @@ class Admission:
         """The prefixes that are let in."""
         return self._held.keys()
 
-    def attach(self, ifindex: int) -> None:
-        """Put the filter at the interface, in an earlier life's place."""
+    def attach(self, netlink: IPRoute, ifindex: int) -> str:
+        """Put the filter at the interface, in an earlier life's place; returns by which means."""
         maps = MapFds(self._locals.fd, self._senders.fd, self._sources.fd, self._drops.fd)
         program = filter_program(self._guarded, maps)
-        bpf.attach_named(tc_ingress, program, self._guarded.program_name, ifindex)
+        return ingress.attach(netlink, program, self._guarded.program_name, ifindex)
 
-    def is_attached(self, ifindex: int) -> bool:
+    def is_attached(self, netlink: IPRoute, ifindex: int) -> bool:
         """Whether a filter of this name is there."""
-        return bpf.is_attached(tc_ingress, self._guarded.program_name, ifindex)
+        return ingress.is_attached(netlink, self._guarded.program_name, ifindex)
 
     def drops(self) -> dict[str, int]:
         """Packets dropped by reason, since this was made."""
@@ -121,11 +119,8 @@ async def remove(host: Host, device: str) -> list[str]:
     """Detach the device's filter wherever it is; returns the names of the interfaces. Raises `HostError`."""
     links = await host.links()
 
-    def detach(_: IPRoute) -> list[str]:
-        try:
-            return [link.name for link in links if bpf.detach_named(tc_ingress, program_name(device), link.index)]
-        except bpf.BpfError:
-            return []  # no tcx here, so there is nothing to detach
+    def detach(netlink: IPRoute) -> list[str]:
+        return [link.name for link in links if ingress.detach(netlink, program_name(device), link.index)]
 
     return await host.ask(f"detach the filter of {device}", detach)
 

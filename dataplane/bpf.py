@@ -162,13 +162,18 @@ def attach_named(hook: Hook, program: int, name: str, ifindex: int) -> None:
         _bpf(_prog_attach, attr, f"attach a BPF program to device {ifindex}")
 
 
+def detach(hook: Hook, program: int, ifindex: int) -> None:
+    """Detach this program; raises `HostError`."""
+    attr = struct.pack("=III", ifindex, program, hook.attach_type)
+    _bpf(_prog_detach, attr, f"detach a BPF program from device {ifindex}")
+
+
 def detach_named(hook: Hook, name: str, ifindex: int) -> bool:
     """Detach the program of this name; returns whether there was one. Raises `HostError`."""
     with _named(hook, name, ifindex) as old:
         if old is None:
             return False
-        attr = struct.pack("=III", ifindex, old, hook.attach_type)
-        _bpf(_prog_detach, attr, f"detach a BPF program from device {ifindex}")
+        detach(hook, old, ifindex)
         return True
 
 

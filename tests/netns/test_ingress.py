@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import subprocess
+import sys
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
 
 import pytest
-from pyroute2 import IPRoute
+from pyroute2 import IPRoute, NetlinkError
 
 from dataplane import bpf
-from dataplane.bpf import Hook
 from dataplane.bpf_assembler import Assembler
+from dataplane.control.admission import AdmissionKeeper
 from dataplane.host import ingress
+from dataplane.host.admission_program import Guarded
+from dataplane.host.netlink import Host
+from dataplane.model import Peer, VxlanLink
+from dataplane.observe.state import DeviceState, NodeState
 
 
 def program(value: int) -> bytes:
@@ -34,11 +43,15 @@ def index(netlink: IPRoute) -> Iterator[int]:
     netlink.link("del", index=found)
 
 
-@pytest.fixture(params=["tcx", "clsact"])
+@pytest.fixture(params=["clsact", "tcx"])
 def means(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """For clsact the kernel is asked for a hook that it does not know, as one before Linux 6.6 does not know tcx."""
-    if request.param == "clsact":
-        monkeypatch.setattr(ingress, "tc_ingress", Hook(bpf.tc_ingress.program_type, 9999))
+    """For tcx clsact is refused, as by a kernel without cls_bpf."""
+    if request.param == "tcx":
+
+        def refuse(*_: object) -> None:
+            raise NetlinkError(errno.ENOENT)
+
+        monkeypatch.setattr(ingress, "_attach_clsact", refuse)
     return str(request.param)
 
 
@@ -56,15 +69,71 @@ def test_a_program_stays_and_goes(netlink: IPRoute, index: int, means: str) -> N
     assert [row.get("kind") for row in netlink.get_qdiscs(index=index)].count("clsact") == 0
 
 
-def test_filters_of_others_stay(netlink: IPRoute, index: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ingress, "tc_ingress", Hook(bpf.tc_ingress.program_type, 9999))
+def test_filters_of_others_stay(netlink: IPRoute, index: int) -> None:
+    """One on the way out, and one that has the first priority on the way in."""
     netlink.tc("add", "clsact", index)
     with bpf.loaded(bpf.tc_ingress, program(-1), "other") as descriptor:
-        netlink.tc("add-filter", "bpf", index, fd=descriptor, name="other", parent=0xFFFFFFF3, prio=1, protocol=3)
-    ingress.attach(netlink, program(-1), "one", index)
+        for parent in (0xFFFFFFF2, 0xFFFFFFF3):
+            netlink.tc("add-filter", "bpf", index, fd=descriptor, name="other", parent=parent, prio=1, protocol=8)
+    assert ingress.attach(netlink, program(-1), "one", index) == "clsact"
+    assert ingress.attach(netlink, program(0), "one", index) == "clsact"
+    assert sorted(names(netlink, index, 0xFFFFFFF2)) == ["one", "other"]
     assert ingress.detach(netlink, "one", index)
-    assert [
-        row.get("options").get_attr("TCA_BPF_NAME")
-        for row in netlink.get_filters(index, 0, 0xFFFFFFF3)
-        if row.get("options")
-    ] == ["other"]
+    assert [names(netlink, index, parent) for parent in (0xFFFFFFF2, 0xFFFFFFF3)] == [["other"], ["other"]]
+
+
+def names(netlink: IPRoute, index: int, parent: int) -> list[str]:
+    rows = netlink.get_filters(index, 0, parent)
+    return [row.get("options").get_attr("TCA_BPF_NAME") for row in rows if row.get("options")]
+
+
+def test_without_bpf_it_is_said_that_nobody_is_checked(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And once the kernel permits it, senders are checked and nothing more is said."""
+    link = VxlanLink("flannel.1", 1, 8472, IPv4Address("192.0.2.1"), "guarded", 1450)
+    subnet = IPv4Network("10.244.2.0/24")
+    wanted = {subnet: Peer(subnet, IPv4Address("192.0.2.2"), bytes.fromhex("020000000002"))}
+    state, seen = NodeState(), DeviceState("flannel.1", 1450)
+
+    async def body() -> None:
+        host = Host()
+        guarded = Guarded(link, bytes.fromhex("020000000001"), IPv4Network("10.244.1.0/24"))
+        keeper = AdmissionKeeper(guarded, wanted, host, state, seen)
+        with monkeypatch.context() as patch:
+            patch.setattr(bpf, "_bpf", refuse)
+            await keeper.ensure(index)
+            assert seen.admission == "none"
+            (problem,) = (text for text in state.problems() if "senders" in text)
+            assert problem.startswith("flannel.1: the kernel does not check senders (none): cannot make the BPF map")
+            assert keeper.drops() == {}
+        await keeper.ensure(index)
+        assert seen.admission == "full"
+        assert not any("senders" in text for text in state.problems())
+        assert keeper.drops()["receive_unknown_sender"] == 0
+        await keeper.remove()
+        await host.close()
+
+    def refuse(command: int, attr: bytes, what: str) -> int:
+        raise bpf.BpfError(what, errno.EPERM)
+
+    asyncio.run(body())
+
+
+def test_the_services_capabilities_are_enough(index: int) -> None:
+    """Those of deploy/: the program is accepted, attached, found again and replaced."""
+    held = "-all,+net_admin,+net_raw,+bpf"
+    code = """
+import sys
+from ipaddress import ip_address, ip_network
+from pyroute2 import IPRoute
+from dataplane.host.admission import Admission
+from dataplane.host.admission_program import Guarded
+from dataplane.model import VxlanLink
+with IPRoute() as netlink:
+    for local, own in (("192.0.2.1", "10.244.1.0/24"), ("2001:db8::1", "fd00:244:0:1::/64")):
+        link = VxlanLink("flannel-v6.1", 1, 8472, ip_address(local), "guarded", 1450)
+        made = Admission(Guarded(link, bytes(6), ip_network(own)))
+        print(made.attach(netlink, int(sys.argv[1])), made.is_attached(netlink, int(sys.argv[1])))
+"""
+    words = ["setpriv", f"--bounding-set={held}", f"--inh-caps={held}", sys.executable, "-c", code, str(index)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    assert done.stdout == "clsact True\nclsact True\n", done.stderr

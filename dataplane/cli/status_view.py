@@ -89,6 +89,8 @@ def _facts(document: dict[str, Any], now: float) -> Table:
         if device["workers"]:
             offloads = ", ".join(device["offloads"]) or "none"
             text += f", {device['workers_alive']} of {device['workers']} workers; {offloads}"
+        if device.get("admission"):
+            text += f", senders checked: {device['admission']}"
         table.add_row("device", text)
     return table
 

@@ -134,4 +134,4 @@ def test_what_only_we_have_is_taken_away_on_the_way_back(tmp_path: Path) -> None
     assert container["command"] == ["/opt/bin/flanneld"]
     context = container["securityContext"]
     assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (None, None)
-    assert context["capabilities"] == {"drop": None}
+    assert context["capabilities"] == {"drop": None, "add": ["NET_ADMIN", "NET_RAW"]}

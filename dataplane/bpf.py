@@ -238,7 +238,7 @@ def _load(hook: Hook, program: bytes, name: str = "") -> int:
 def _bpf(command: int, attr: bytes, what: str) -> int:
     number = _syscalls.get(os.uname().machine)
     if number is None:
-        raise HostError(f"cannot {what}: the number of bpf(2) on {os.uname().machine} is not known here")
+        raise BpfError(what, errno.ENOSYS)  # its number is not known here
     raw = ctypes.create_string_buffer(attr, _attr_bytes)
     libc = ctypes.CDLL(None, use_errno=True)
     got = int(libc.syscall(ctypes.c_long(number), ctypes.c_long(command), raw, ctypes.c_long(_attr_bytes)))

@@ -91,14 +91,15 @@ async def _take_kernel(
 
 
 async def _clear_names(backend: Backend, host: Host) -> None:
-    """Remove vxlan devices of our names: an earlier life's, or flanneld's, whose place we take."""
-    from dataplane.host import vxlan
+    """Remove vxlan devices of our names, an earlier life's or flanneld's, whose place we take, and what guards them."""
+    from dataplane.host import admission, vxlan
 
     for name in backend.device_names:
         if await vxlan.remove_device(host, name):
             log.warning(
                 "removed the kernel's vxlan device %s, which an earlier life left: our own takes its place", name
             )
+        await admission.remove(host, name)
 
 
 def _check_names(backend: Backend) -> None:

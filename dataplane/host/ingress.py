@@ -27,7 +27,7 @@ _no_clsact = (
     errno.EOPNOTSUPP,
     errno.EINVAL,
 )  # sch_ingress or cls_bpf is not there, or others are in its way
-_absent = (errno.ENOENT, errno.EINVAL, errno.ENODEV)  # no clsact, or no device any more
+_absent = (errno.ENOENT, errno.EINVAL, errno.ENODEV, errno.EOPNOTSUPP)  # no clsact (here, or at all), or no device now
 
 
 def attach(netlink: IPRoute, program: bytes, name: str, index: int) -> str:
@@ -99,7 +99,7 @@ def _on_tcx(question: Callable[[Hook, str, int], bool], name: str, index: int) -
     try:
         return question(tc_ingress, name, index)
     except BpfError as error:
-        if error.code not in (errno.EINVAL, errno.EPERM):
+        if error.code not in (errno.EINVAL, errno.EPERM, errno.ENOSYS):
             raise
         return False
 

@@ -118,6 +118,20 @@ def test_without_bpf_it_is_said_that_nobody_is_checked(index: int, monkeypatch: 
     asyncio.run(body())
 
 
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.EPERM, errno.EINVAL])
+def test_where_there_is_no_bpf_there_is_nothing_to_detach(
+    netlink: IPRoute, index: int, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Userspace asks too, when it takes a kernel device's place, and may not fail at it."""
+
+    def refuse(command: int, attr: bytes, what: str) -> int:
+        raise bpf.BpfError(what, code)
+
+    monkeypatch.setattr(bpf, "_bpf", refuse)
+    assert not ingress.detach(netlink, "one", index)
+    assert not ingress.is_attached(netlink, "one", index)
+
+
 def test_the_services_capabilities_are_enough(index: int) -> None:
     """Those of deploy/: the program is accepted, attached, found again and replaced."""
     held = "-all,+net_admin,+net_raw,+bpf"

@@ -278,6 +278,7 @@ def test_userspace_takes_the_place_of_a_device_that_was_left(labs: list[Lab]) ->
     node.start_daemon("--datapath=userspace")
     node.wait_ready()
     assert "removed the kernel's vxlan device flannel.1" in node.log()
+    assert node.run("tc", "filter", "show", "dev", "eth0", "ingress").stdout == ""
     lab.wait_converged()
     assert lab.pods[0].ping(lab.pods[1]).ok
 

@@ -23,6 +23,7 @@ from typing import TypeVar
 from dataplane import subnet_env
 from dataplane.backends import Backend, DevicePlan, Plan, from_conf
 from dataplane.control import footprint
+from dataplane.control.alone import alone, subnet_file_lock
 from dataplane.control.blackhole import keep_blackholes
 from dataplane.control.datapath import choose_datapath
 from dataplane.control.device import TunDevice
@@ -148,6 +149,10 @@ class Daemon:
             public_ipv6=address6 or self._options.public_ipv6,
         )
         backend = from_conf(conf)
+        named = (name for name in backend.device_names if "%" not in name)  # a template gives each daemon another
+        stack.enter_context(alone((*named, *self._state.network)))
+        subnet_env.check(self._options.subnet_file)
+        stack.enter_context(subnet_file_lock(self._options.subnet_file))
         spawn(group, "config", self._state, follow_config, store, conf, self._state, self._clock)
         external = await self._interface(host, conf)
         own: Lease | None = None

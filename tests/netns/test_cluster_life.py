@@ -206,3 +206,31 @@ def test_a_second_daemon_in_the_same_run_dir_is_refused(make_lab: MakeLab, backe
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
     assert first.wait(timeout=10) == 0
+
+
+@backends
+@pytest.mark.parametrize("what", ["overlay", "subnet file"])
+def test_a_second_daemon_of_the_same_overlay_or_subnet_file_is_refused(
+    make_lab: MakeLab, backend: str, what: str
+) -> None:
+    lab = make_lab(backend, "dataplane")
+    node = lab.daemons[0]
+    first, run_dir, subnet_file = node.process, node.run_dir, node.subnet_file
+    assert first is not None
+    node.process = None
+    another = {"--run-dir": str(node.directory / "second"), "--healthz-port": "0"}
+    if what == "overlay":
+        another["--subnet-file"] = str(node.directory / "second.env")
+    else:
+        conf = node.directory / "second.json"
+        conf.write_text(json.dumps({"Network": "10.99.0.0/16", "Backend": {"Type": backend, "VNI": 99}}))
+        another["--net-config-path"] = str(conf)
+    try:
+        node.start_daemon(*(f"{flag}={value}" for flag, value in another.items()))
+        assert node.process is not None
+        assert node.process.wait(timeout=10) == 1
+    finally:
+        node.process = first
+    refused = str(subnet_file) if what == "subnet file" else "flannel.1" if backend == "vxlan" else "10.244.0.0/16"
+    assert f"{refused} is in use by another daemon (pid {first.pid})" in node.log()
+    assert first.poll() is None and subnet_file.exists() and (run_dir / "status.sock").exists()

@@ -194,7 +194,7 @@ static struct dp *make_forwarder(uint32_t peers, uint32_t offloads, bool one_add
 {
 	struct dp_config config = {
 		.backend = DP_BACKEND_VXLAN, .vni = 1, .offloads = offloads, .vnet_hdr = 1, .port = port, .mtu = mtu,
-		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .sources = sources, .tunnel_fd = -1,
+		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .edges[0] = {.tuns = 1, .receives = 1}, .sources = sources, .tunnel_fd = -1,
 	};
 	struct dp *dp;
 

@@ -99,7 +99,7 @@ static int make_forwarder(struct pieces *p)
 {
 	struct dp_config config = {
 		.backend = DP_BACKEND_UDP, .offloads = DP_OFFLOAD_ALL, .vnet_hdr = 1, .port = 8285, .mtu = mtu,
-		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .sources = 1, .tunnel_fd = -1,
+		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .edges[0] = {.tuns = 1, .receives = 1}, .sources = 1, .tunnel_fd = -1,
 	};
 
 	p->fds[0] = open("/dev/null", O_RDWR | O_NONBLOCK | O_CLOEXEC); /* the TUN that takes every write */

@@ -33,6 +33,12 @@ static int check_config(const struct dp_config *config)
 		return -EINVAL;
 	if (vxlan && config->vni >= 1u << 24)
 		return -EINVAL;
+	for (uint32_t i = 0; i < config->workers; i++) {
+		const struct dp_edges *edges = &config->edges[i];
+
+		if (edges->tuns < 1 || edges->tuns > DP_MAX_QUEUES || edges->receives < 1 || edges->receives > DP_MAX_QUEUES)
+			return -EINVAL;
+	}
 	return 0;
 }
 
@@ -56,8 +62,7 @@ static struct worker *new_worker(struct dp *dp, uint32_t index)
 	memset(w, 0, sizeof(*w));
 	w->dp = dp;
 	w->index = index;
-	w->tun_fd = dp->config.edges[index].tun_fd;
-	w->receive_fd = dp->config.edges[index].receive_fd;
+	w->edges = &dp->config.edges[index];
 	w->offloads = dp->offloads;
 	w->receive.parts = 1; /* as coalesce_flush leaves it */
 	w->send.arena = aligned_alloc(cache_line, arena_bytes);
@@ -95,7 +100,7 @@ static int init(struct dp *dp)
 	if (error)
 		return error;
 	atomic_store(&dp->table, empty);
-	dp->offloads = tun_probe(config->edges[0].tun_fd, config->vnet_hdr, config->offloads);
+	dp->offloads = tun_probe(config->edges[0].tun_fds[0], config->vnet_hdr, config->offloads);
 	dp->offloads = underlay_probe(config, dp->offloads);
 	dp->offloads = tunnel_probe(dp, dp->offloads);
 	for (uint32_t i = 0; i < config->workers; i++) {
@@ -240,11 +245,15 @@ static uint64_t socket_drops(const struct dp *dp)
 	uint64_t drops = 0;
 
 	for (uint32_t i = 0; i < dp->config.workers; i++) {
-		uint32_t info[SK_MEMINFO_VARS];
-		socklen_t len = sizeof(info);
+		const struct dp_edges *edges = &dp->config.edges[i];
 
-		if (getsockopt(dp->config.edges[i].receive_fd, SOL_SOCKET, SO_MEMINFO, info, &len) == 0 && len == sizeof(info))
-			drops += info[SK_MEMINFO_DROPS];
+		for (uint32_t j = 0; j < edges->receives; j++) {
+			uint32_t info[SK_MEMINFO_VARS];
+			socklen_t len = sizeof(info);
+
+			if (getsockopt(edges->receive_fds[j], SOL_SOCKET, SO_MEMINFO, info, &len) == 0 && len == sizeof(info))
+				drops += info[SK_MEMINFO_DROPS];
+		}
 	}
 	return drops;
 }

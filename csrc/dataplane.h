@@ -16,6 +16,7 @@
 /* cdef begin */
 #define DP_MAX_WORKERS 16
 #define DP_MAX_SOURCES 32
+#define DP_MAX_QUEUES 64
 #define DP_MAX_PEERS 65536
 
 enum dp_backend {
@@ -40,10 +41,12 @@ struct dp_address {
 	uint8_t bytes[16];
 };
 
-/* Where a worker reads and writes. tun_fd and receive_fd are non-blocking. */
+/* Where a worker reads, each in its turn, and writes (to the first of the TUN's queues). All are non-blocking. */
 struct dp_edges {
-	int tun_fd;     /* one queue of the TUN */
-	int receive_fd; /* UDP socket bound to the underlay address and the port */
+	uint32_t tuns;     /* how many of each, at least 1 */
+	uint32_t receives;
+	int tun_fds[DP_MAX_QUEUES];     /* queues of the TUN */
+	int receive_fds[DP_MAX_QUEUES]; /* UDP sockets bound to the underlay address and the port */
 };
 
 struct dp_config {

@@ -121,8 +121,7 @@ struct receive_batch {
 
 struct worker {
 	struct dp *dp;
-	int tun_fd;
-	int receive_fd;
+	const struct dp_edges *edges;
 	uint32_t index;
 	_Atomic(uint32_t) offloads;      /* dp.offloads as far as it works here and nobody took it back (dp_forbid) */
 	_Atomic(const struct fib *) table;

@@ -230,10 +230,10 @@ void receive_train(struct worker *w, const struct fib *fib, const struct sockadd
 		receive_datagram(w, fib, sender, data + at, len - at < segment ? len - at : segment, 0, outer_ecn);
 }
 
-int receive_burst(struct worker *w, const struct fib *fib)
+int receive_burst(struct worker *w, const struct fib *fib, int fd)
 {
 	struct receive_batch *batch = &w->receive;
-	int messages = underlay_receive(w);
+	int messages = underlay_receive(w, fd);
 
 	for (int i = 0; i < messages; i++) {
 		const struct mmsghdr *message = &batch->message[i];

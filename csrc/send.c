@@ -202,7 +202,7 @@ static uint32_t send_packet(struct worker *w, const struct fib *fib, uint8_t *da
 	return 1;
 }
 
-int send_burst(struct worker *w, const struct fib *fib)
+int send_burst(struct worker *w, const struct fib *fib, int fd)
 {
 	struct send_batch *batch = &w->send;
 	uint32_t overhead = w->dp->encap.overhead, datagrams = 0, bytes = 0;
@@ -219,7 +219,7 @@ int send_burst(struct worker *w, const struct fib *fib)
 			batch->used = arena_lead(w);
 			continue;
 		}
-		got = tun_read(w, inner, &offload);
+		got = tun_read(w, fd, inner, &offload);
 		if (got <= 0)
 			break;
 		packets++;

@@ -6,6 +6,6 @@
 #include "forwarder.h"
 
 /* One bounded burst: TUN reads, look-up, encap, sends. Returns how many packets were read, or -errno when the TUN is gone. */
-int send_burst(struct worker *w, const struct fib *fib);
+int send_burst(struct worker *w, const struct fib *fib, int fd);
 
 #endif

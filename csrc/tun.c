@@ -30,7 +30,7 @@ uint32_t tun_probe(int fd, bool vnet_hdr, uint32_t wanted)
 	return rest & ~(uint32_t)DP_OFFLOAD_COALESCE; /* joined packets can only be written with GSO */
 }
 
-int tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload)
+int tun_read(struct worker *w, int fd, uint8_t *at, struct virtio_net_hdr *offload)
 {
 	struct iovec iov[2] = {{offload, sizeof(*offload)}, {at, packet_max}};
 	bool vnet_hdr = w->dp->config.vnet_hdr;
@@ -38,7 +38,7 @@ int tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload)
 
 	memset(offload, 0, sizeof(*offload));
 	do
-		got = vnet_hdr ? readv(w->tun_fd, iov, 2) : read(w->tun_fd, at, packet_max);
+		got = vnet_hdr ? readv(fd, iov, 2) : read(fd, at, packet_max);
 	while (got < 0 && errno == EINTR);
 	if (got < 0)
 		return errno == EAGAIN ? 0 : -errno;
@@ -57,7 +57,7 @@ void tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct io
 
 	iov[0] = (struct iovec){(void *)(uintptr_t)offload, sizeof(*offload)};
 	do
-		put = writev(w->tun_fd, vnet_hdr ? iov : iov + 1, (int)(vnet_hdr ? parts : parts - 1));
+		put = writev(w->edges->tun_fds[0], vnet_hdr ? iov : iov + 1, (int)(vnet_hdr ? parts : parts - 1));
 	while (put < 0 && errno == EINTR);
 	if (put >= 0)
 		count(&w->counters.tun_writes, 1);

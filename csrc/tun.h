@@ -27,8 +27,8 @@ static inline uint8_t tun_gso_type(const struct ip *ip)
 /* Which of the wanted TUN offloads the device takes; switches them on (or all off). */
 uint32_t tun_probe(int fd, bool vnet_hdr, uint32_t wanted);
 
-/* Read one packet or super-packet to at. Returns its length, 0 when there is none now, or -errno when the device is gone. */
-int tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload);
+/* Read one packet or super-packet from the queue fd to at. Returns its length, 0 when there is none now, or -errno when the device is gone. */
+int tun_read(struct worker *w, int fd, uint8_t *at, struct virtio_net_hdr *offload);
 
 /* Write one packet, or several joined, that iov[1..parts) holds; iov[0] is left free for the virtio-net header. Failures are
  * counted, by packets.

@@ -20,8 +20,9 @@ uint32_t underlay_probe(const struct dp_config *config, uint32_t wanted)
 		if (setsockopt(config->source_fds[i], IPPROTO_UDP, UDP_SEGMENT, &off, sizeof(off)) < 0)
 			wanted &= ~(uint32_t)DP_OFFLOAD_UDP_SEGMENT;
 	for (uint32_t i = 0; i < config->workers && (wanted & DP_OFFLOAD_UDP_GRO); i++)
-		if (setsockopt(config->edges[i].receive_fd, IPPROTO_UDP, UDP_GRO, &on, sizeof(on)) < 0)
-			wanted &= ~(uint32_t)DP_OFFLOAD_UDP_GRO;
+		for (uint32_t j = 0; j < config->edges[i].receives; j++)
+			if (setsockopt(config->edges[i].receive_fds[j], IPPROTO_UDP, UDP_GRO, &on, sizeof(on)) < 0)
+				wanted &= ~(uint32_t)DP_OFFLOAD_UDP_GRO;
 	return wanted;
 }
 
@@ -220,7 +221,7 @@ void underlay_flush(struct worker *w)
 	batch->trains = 0;
 }
 
-int underlay_receive(struct worker *w)
+int underlay_receive(struct worker *w, int fd)
 {
 	struct receive_batch *batch = &w->receive;
 	int got;
@@ -232,7 +233,7 @@ int underlay_receive(struct worker *w)
 		message->msg_controllen = sizeof(batch->control[i]);
 	}
 	do
-		got = recvmmsg(w->receive_fd, batch->message, messages_max, MSG_DONTWAIT, NULL);
+		got = recvmmsg(fd, batch->message, messages_max, MSG_DONTWAIT, NULL);
 	while (got < 0 && errno == EINTR);
 	if (got < 0) {
 		/* Only a descriptor that is no socket any more ends a worker; network errors are news about single datagrams. */

@@ -23,8 +23,8 @@ static inline bool underlay_has_room(const struct send_batch *batch)
 /* Send all that is queued; failures are counted. */
 void underlay_flush(struct worker *w);
 
-/* Take up to messages_max datagram trains. Returns how many, or -errno when the socket is unusable. */
-int underlay_receive(struct worker *w);
+/* Take up to messages_max datagram trains from the socket fd. Returns how many, or -errno when the socket is unusable. */
+int underlay_receive(struct worker *w, int fd);
 
 /* What the kernel says beside a received train: size of its datagrams (0: it is one) and the outer ECN. */
 void underlay_ancillary(const struct msghdr *message, uint32_t *segment, uint8_t *ecn);

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One worker: a thread that owns one TUN queue and one UDP socket and moves packets both ways until it is stopped.
+/* One worker: a thread that owns some TUN queues and UDP sockets and moves packets both ways until it is stopped.
  *
- * Each turn takes the newest forwarding table, then one bounded burst from each side, so neither side and no control change
- * ever waits for the other side to run dry. A turn without work polls on for spin_us, then sleeps in poll(2).
+ * Each turn takes the newest forwarding table, then one bounded burst from each queue and socket that has something: none of
+ * them, and no control change, ever waits for another to run dry, so a flood fills and delays its own queue only. A turn
+ * without work looks again for spin_us, then sleeps in poll(2).
  */
 #include <errno.h>
 #include <poll.h>
@@ -37,39 +38,63 @@ static const struct fib *take_table(struct worker *w)
 	return mine;
 }
 
-static int wait_for_work(struct worker *w)
+/* All that a worker waits for: its TUN queues, its sockets, the end. Returns how many. */
+static nfds_t watch(const struct worker *w, struct pollfd *fds)
 {
-	struct pollfd fds[] = {
-		{.fd = w->tun_fd, .events = POLLIN},
-		{.fd = w->receive_fd, .events = POLLIN},
-		{.fd = w->dp->stop_fd, .events = POLLIN},
-	};
+	const struct dp_edges *edges = w->edges;
+	nfds_t used = 0;
 
-	count(&w->counters.sleeps, 1);
-	if (poll(fds, 3, -1) < 0 && errno != EINTR)
-		return -errno;
-	return 0;
+	for (uint32_t i = 0; i < edges->tuns; i++)
+		fds[used++] = (struct pollfd){.fd = edges->tun_fds[i], .events = POLLIN};
+	for (uint32_t i = 0; i < edges->receives; i++)
+		fds[used++] = (struct pollfd){.fd = edges->receive_fds[i], .events = POLLIN};
+	fds[used++] = (struct pollfd){.fd = w->dp->stop_fd, .events = POLLIN};
+	return used;
+}
+
+/* One burst of each that poll(2) found something at, be it an error that reading tells. Returns what was done, or -errno. */
+static int serve(struct worker *w, const struct fib *fib, const struct pollfd *fds)
+{
+	int done = 0;
+
+	for (uint32_t i = 0; i < w->edges->tuns + w->edges->receives; i++) {
+		int got;
+
+		if (!fds[i].revents)
+			continue;
+		got = i < w->edges->tuns ? send_burst(w, fib, fds[i].fd) : receive_burst(w, fib, fds[i].fd);
+		if (got < 0)
+			return got;
+		done += got;
+	}
+	return done;
 }
 
 int dp_run(struct dp *dp, uint32_t worker)
 {
+	struct pollfd fds[2 * DP_MAX_QUEUES + 1];
 	struct worker *w;
 	uint64_t idle_since = 0;
+	nfds_t watched;
+	int timeout = 0;
 
 	if (worker >= dp->config.workers)
 		return -EINVAL;
 	w = dp->worker[worker];
+	watched = watch(w, fds);
 	while (!atomic_load_explicit(&dp->stopping, memory_order_acquire)) {
+		int ready = poll(fds, watched, timeout);
 		const struct fib *fib = take_table(w);
-		int received = receive_burst(w, fib);
-		int sent = send_burst(w, fib);
-		int error;
+		int done = 0;
 
-		if (received < 0)
-			return received;
-		if (sent < 0)
-			return sent;
-		if (received || sent) {
+		if (ready < 0 && errno != EINTR)
+			return -errno;
+		if (ready > 0)
+			done = serve(w, fib, fds);
+		if (done < 0)
+			return done;
+		timeout = 0;
+		if (done) {
 			idle_since = 0;
 			continue;
 		}
@@ -83,9 +108,8 @@ int dp_run(struct dp *dp, uint32_t worker)
 				continue;
 			}
 		}
-		error = wait_for_work(w);
-		if (error)
-			return error;
+		count(&w->counters.sleeps, 1);
+		timeout = -1;
 		idle_since = 0;
 	}
 	return 0;

@@ -31,6 +31,7 @@ offload_bits: Mapping[str, int] = {
 all_offloads = frozenset(offload_bits)
 max_workers: int = lib.DP_MAX_WORKERS
 max_sources: int = lib.DP_MAX_SOURCES
+max_queues: int = lib.DP_MAX_QUEUES
 max_peers: int = lib.DP_MAX_PEERS
 
 _counter_names = [name for name, _ in ffi.typeof("struct dp_counters").fields]
@@ -46,12 +47,14 @@ class ForwarderConfig:
         mtu: largest inner packet, bytes.
         port: UDP destination port of what we send.
         underlay_family: 4 or 6.
-        tun_fds, receive_fds: one of each per worker, non-blocking, owned by the caller.
+        tun_fds, receive_fds: as many for each worker (the i-th is that of worker i modulo workers), at most `max_queues`;
+            it reads its own in turns. Non-blocking, owned by the caller.
         source_fds: sockets to send from; the flow hash chooses one.
         tunnel_fd: a TAP that takes tunnel super-packets for the underlay (host/tunnel.py), -1 without.
         vnet_hdr: the TUN was opened with IFF_VNET_HDR.
         vni, vtep_mac: vxlan only.
         tunnel4, tunnel6: our addresses on the TUN.
+        workers: threads.
         spin_us: how long an idle worker polls before it sleeps, microseconds.
         offloads: names out of `offload_bits`; what the kernel cannot do is dropped by a probe.
     """
@@ -69,6 +72,7 @@ class ForwarderConfig:
     vtep_mac: bytes = bytes(6)
     tunnel4: IPAddress | None = None
     tunnel6: IPAddress | None = None
+    workers: int = 1
     spin_us: int = 0
     offloads: frozenset[str] = field(default=all_offloads)
 
@@ -104,10 +108,12 @@ class Forwarder:
         ffi.memmove(raw.vtep_mac, config.vtep_mac, 6)
         _set_address(raw.tunnel4, config.tunnel4)
         _set_address(raw.tunnel6, config.tunnel6)
-        raw.workers = len(config.tun_fds)
-        for edges, tun_fd, receive_fd in zip(raw.edges, config.tun_fds, config.receive_fds, strict=False):
-            edges.tun_fd = tun_fd
-            edges.receive_fd = receive_fd
+        raw.workers = config.workers
+        for index, edges in zip(range(config.workers), raw.edges, strict=False):
+            tuns, receives = config.tun_fds[index :: config.workers], config.receive_fds[index :: config.workers]
+            edges.tuns, edges.receives = len(tuns), len(receives)
+            edges.tun_fds[0 : len(tuns[:max_queues])] = tuns[:max_queues]
+            edges.receive_fds[0 : len(receives[:max_queues])] = receives[:max_queues]
         raw.tunnel_fd = config.tunnel_fd
         raw.sources = len(config.source_fds)
         for index, fd in enumerate(config.source_fds):
@@ -146,7 +152,7 @@ class Forwarder:
 
     def start(self) -> None:
         """Start one thread per worker; each runs in C without the GIL until `stop`."""
-        for index in range(len(self.config.tun_fds)):
+        for index in range(self.config.workers):
             thread = threading.Thread(target=self._run, args=(index,), name=f"dataplane-worker-{index}", daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -19,6 +19,9 @@ from dataplane.observe.state import Forwarding
 
 log = logging.getLogger(__name__)
 
+# Of each worker: how many inner sources, and senders, can have a queue of their own.
+tun_queues = 16
+receive_queues = 32
 vxlan_sources = 16  # source ports, so that the underlay can spread flows (RFC 7348 section 5)
 
 
@@ -90,11 +93,11 @@ class TunDevice:
         from dataplane.host.tun import open_tun
 
         with ExitStack() as undo:
-            tun = open_tun(plan.name, workers)
+            tun = open_tun(plan.name, workers, tun_queues)
             undo.callback(tun.close)
-            receive = open_receive(plan.underlay_address, plan.port, plan.interface, workers)
+            receive = open_receive(plan.underlay_address, plan.port, plan.interface, workers, receive_queues, plan.wire)
             _close_later(undo, receive)
-            sources, tunnel_fd = receive, -1  # a plain udp peer takes no super-packet (docs/decisions/0020)
+            sources, tunnel_fd = receive[:workers], -1  # a plain udp peer takes no super-packet (docs/decisions/0020)
             if plan.wire == "vxlan":
                 sources = open_sources(plan.underlay_address, plan.interface, vxlan_sources)
                 _close_later(undo, sources)
@@ -110,6 +113,7 @@ class TunDevice:
                     receive_fds=tuple(sock.fileno() for sock in receive),
                     source_fds=tuple(sock.fileno() for sock in sources),
                     tunnel_fd=tunnel_fd,
+                    workers=workers,
                     vnet_hdr=tun.vnet_hdr,
                     vni=plan.vni,
                     vtep_mac=plan.vtep_mac,

@@ -14,11 +14,12 @@ import struct
 from collections.abc import Callable
 
 from dataplane.errors import HostError
+from dataplane.host.steering import Wire, steer_receive
 from dataplane.model import IPAddress
 
 log = logging.getLogger(__name__)
 
-receive_buffer_bytes = 4 << 20
+receive_buffer_bytes = 2 << 20  # each; a flood fills its own
 # A limit, not memory. What waits for a neighbour that does not answer stays charged to the socket: up to
 # net.ipv4.neigh.*.unres_qlen_bytes (212,992) each, for at most gc_thresh3 (1,024) neighbours. With room for all of them
 # (the kernel doubles what is asked, socket(7)) no number of dead peers takes the buffer from the living ones.
@@ -32,8 +33,13 @@ _so_attach_filter = 26
 _bpf_ret_k = 0x06  # linux/bpf_common.h BPF_RET | BPF_K
 
 
-def open_receive(address: IPAddress, port: int, interface: str, count: int) -> list[socket.socket]:
-    """Open `count` non-blocking UDP sockets on address:port, among which the kernel spreads the senders.
+def open_receive(
+    address: IPAddress, port: int, interface: str, workers: int, queues: int = 1, wire: Wire = "vxlan"
+) -> list[socket.socket]:
+    """Open `queues` non-blocking UDP sockets for each worker on address:port; the i-th is that of worker i modulo `workers`.
+
+    A datagram waits in a socket with those of its outer and inner source alone, as far as there are sockets; whose worker
+    it is depends on its flow.
 
     They see datagrams that come in through `interface` only. Path MTU discovery is left as Linux has it (the udp
     backend sends from these), and a UDP checksum is required over IPv6.
@@ -59,10 +65,12 @@ def open_receive(address: IPAddress, port: int, interface: str, count: int) -> l
         # The first one binds without SO_REUSEPORT, which fails if anybody has the port, and allows sharing only
         # afterwards: the next daemon's first one then fails in the same way, without a moment in between.
         opened.append(_open(address, port, interface, prepare))
-        if count > 1:
+        if workers * queues > 1:
             opened[0].setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        for _ in range(count - 1):
+        for _ in range(workers * queues - 1):
             opened.append(_open(address, port, interface, share))
+        if workers * queues > 1:
+            steer_receive(opened[0], wire, address.version, workers, queues)
     except OSError as error:
         close_all(opened)
         raise HostError(_explain(address, port, interface, error)) from error

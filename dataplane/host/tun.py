@@ -20,6 +20,7 @@ import pytun
 
 from dataplane.errors import HostError
 from dataplane.host.ethtool import driver_of
+from dataplane.host.steering import steer_tun
 
 _device_node = "/dev/net/tun"
 _tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
@@ -65,12 +66,15 @@ class Tun:
             queue.close()
 
 
-def open_tun(name: str, queues: int) -> Tun:
-    """Create a TUN device with `queues` queues and leave it down and without addresses.
+def open_tun(name: str, workers: int, queues: int = 1) -> Tun:
+    """Create a TUN device with `queues` queues for each worker and leave it down and without addresses.
+
+    A packet waits in a queue with those of its inner source alone, as far as there are queues; whose worker it is depends
+    on its flow. Where the kernel takes no program for that, it spreads flows over all of them.
 
     Args:
         name: exact ("flannel.1"), or a template of which the kernel takes the first free one ("flannel%d").
-        queues: how many descriptors, one per worker, at least 1.
+        workers, queues: at least 1; the i-th descriptor is that of worker i modulo `workers`.
     Raises:
         HostError: with a hint: no /dev/net/tun, no privilege, or who holds the name.
     Source: linux/Documentation/networking/tuntap.rst.
@@ -78,12 +82,14 @@ def open_tun(name: str, queues: int) -> Tun:
     # IFF_TUN_EXCL refuses an existing device; without it a multi-queue device of another daemon would be joined.
     # Kernels without virtio headers answer EINVAL, and so do those (gVisor) that know one plain queue only.
     attempts = [_queue_flags | pytun.IFF_VNET_HDR | pytun.IFF_TUN_EXCL, _queue_flags | pytun.IFF_TUN_EXCL]
-    if queues == 1:
+    if workers == 1:
         attempts.append(_base_flags)
     first, flags = _open_first(name, attempts)
     opened = [first]
     try:
-        opened += [_open_queue(first.name, flags & ~pytun.IFF_TUN_EXCL) for _ in range(queues - 1)]
+        if flags & pytun.IFF_MULTI_QUEUE:
+            opened += [_open_queue(first.name, flags & ~pytun.IFF_TUN_EXCL) for _ in range(workers * queues - 1)]
+            steer_tun(first.fileno(), workers, queues)
         actual = _flags_of(first.fileno())
         fds = tuple(queue.fileno() for queue in opened)
         return Tun(first.name, socket.if_nametoindex(first.name), fds, bool(actual & pytun.IFF_VNET_HDR), tuple(opened))

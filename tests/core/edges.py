@@ -133,6 +133,7 @@ class Edges:
             receive_fds=tuple(receive.fileno() for receive in receives),
             source_fds=tuple(s.fileno() for s in own_sources or receives),
             tunnel_fd=self.core_tap.fileno() if tunnel else -1,
+            workers=workers,
             vnet_hdr=vnet_hdr,
             vni=vni,
             vtep_mac=own_mac,

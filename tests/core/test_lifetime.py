@@ -14,7 +14,7 @@ import pytest
 from edges import Edges, patience_s, vxlan
 from packets import good_in, good_out, inward, outward
 
-from dataplane.core import Forwarder, max_workers
+from dataplane.core import Forwarder, max_queues, max_workers
 from dataplane.errors import CoreError
 from dataplane.model import Peer
 
@@ -133,7 +133,10 @@ def test_stop_wakes_sleepers(vxlan_edges: Edges) -> None:
         {"underlay_family": 5},
         {"vni": 1 << 24},
         {"tun_fds": ()},
-        {"tun_fds": tuple(range(max_workers + 1))},
+        {"tun_fds": tuple(range(max_queues + 1))},
+        {"receive_fds": ()},
+        {"workers": 0},
+        {"workers": max_workers + 1},
         {"source_fds": ()},
     ],
     ids=str,

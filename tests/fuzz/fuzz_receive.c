@@ -35,8 +35,9 @@ static struct dp *make(uint32_t offloads)
 	};
 	struct dp *dp;
 
-	config.edges[0].tun_fd = open("/dev/null", O_RDWR);
-	config.edges[0].receive_fd = config.source_fds[0] = socket(AF_INET, SOCK_DGRAM, 0);
+	config.edges[0].tuns = config.edges[0].receives = 1;
+	config.edges[0].tun_fds[0] = open("/dev/null", O_RDWR);
+	config.edges[0].receive_fds[0] = config.source_fds[0] = socket(AF_INET, SOCK_DGRAM, 0);
 	if (dp_new(&config, &dp) != 0)
 		abort();
 	for (uint32_t i = 0; i < 4; i++)

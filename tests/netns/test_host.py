@@ -14,8 +14,11 @@ import socket
 import struct
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, ip_interface, ip_network
+from itertools import product
 
 import pytest
 import pytun
@@ -406,19 +409,51 @@ async def test_wrong_address_or_device_is_named(host: Host) -> None:
 
 
 @isolated
-async def test_senders_are_spread_over_the_receive_sockets(host: Host) -> None:
-    opened = open_receive(loopback, 8472, "lo", 2)
-    for sender in open_sources(loopback, "lo", 64):
-        sender.sendto(b"x", ("127.0.0.1", 8472))
-    counts = [0, 0]
-    for index, sock in enumerate(opened):
-        try:
-            while sock.recv(16):
-                counts[index] += 1
-        except BlockingIOError:
-            continue
-    assert sum(counts) == 64
-    assert min(counts) > 0
+async def test_a_flood_fills_the_socket_of_its_inner_source_alone(host: Host) -> None:
+    """Whatever outer and inner ports it uses; the neighbour's packets behind it are all there."""
+    for wire, workers in product(("udp", "vxlan"), (1, 2)):
+        opened = open_receive(loopback, 8472, "lo", workers, 32, wire)  # type: ignore[arg-type]
+        for sock in opened:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 20_000)
+        encap = bytes(22) if wire == "vxlan" else b""
+        flooder, other = (udp_packet(f"10.5.2.{n}", "10.5.1.2", 9, b"x")[_vnet_hdr_bytes:] for n in (2, 3))
+        for sender in open_sources(loopback, "lo", 4):
+            for _ in range(100):
+                sender.sendto(encap + flooder, ("127.0.0.1", 8472))
+        for _ in range(10):
+            sender.sendto(encap + other, ("127.0.0.1", 8472))
+        queues = [[packet[len(encap) :] for packet in drain(sock)] for sock in opened]
+        filled = [queue for queue in queues if queue]
+        assert [set(queue) for queue in filled] in ([{flooder}, {other}], [{other}, {flooder}])
+        assert sorted(map(len, filled))[0] == 10
+        assert sorted(map(len, filled))[1] < 400
+        close_all(opened)
+
+
+@isolated
+async def test_a_flood_fills_the_tun_queue_of_its_source_alone(host: Host) -> None:
+    for workers in (1, 2):
+        tun = open_tun("flannel.1", workers, 16)
+        for command in ("addr add 10.5.1.2/24 dev flannel.1", "addr add 10.5.1.3/24 dev flannel.1"):
+            ip(command)
+        ip("link set flannel.1 txqueuelen 50 up")
+        for source, count in (("10.5.1.2", 200), ("10.5.1.3", 10)):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.bind((source, 7))
+                for _ in range(count):
+                    sock.sendto(b"x", ("10.5.1.9", 9))
+        came = Counter[tuple[int, str]]()
+        for queue, fd in enumerate(tun.fds):
+            with suppress(BlockingIOError):
+                while True:
+                    packet = os.read(fd, 2000)[10:]
+                    if packet[9] == socket.IPPROTO_UDP and packet[0] >> 4 == 4:
+                        came[queue, socket.inet_ntoa(packet[12:16])] += 1
+        assert len({queue for queue, _ in came}) == len(came) == 2
+        counts = {source: count for (_, source), count in came.items()}
+        assert counts["10.5.1.3"] == 10
+        assert counts["10.5.1.2"] < 200, counts
+        tun.close()
 
 
 @isolated
@@ -440,6 +475,14 @@ async def test_sources_use_ephemeral_ports_without_df_and_receive_nothing(host: 
 
 
 # Sysctls
+
+
+def drain(sock: socket.socket) -> list[bytes]:
+    came: list[bytes] = []
+    with suppress(BlockingIOError):
+        while True:
+            came.append(sock.recv(2000))
+    return came
 
 
 def udp_packet(source: str, destination: str, port: int, payload: bytes) -> bytes:

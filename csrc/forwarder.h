@@ -142,6 +142,7 @@ struct uncut {
 	_Atomic(uint32_t) ports;
 	_Atomic(uint32_t) start; /* TCP sequence numbers */
 	_Atomic(uint32_t) end;
+	_Atomic(uint32_t) is_second; /* the one before was lost */
 };
 
 struct dp {

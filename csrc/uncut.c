@@ -13,6 +13,7 @@ enum state {
 	state_claimed, /* by the worker that is writing down its probe */
 	state_probing,
 	state_proven,
+	state_doubted, /* one probe was lost, perhaps by accident */
 	state_refused,
 };
 
@@ -78,7 +79,7 @@ bool uncut_allows(struct dp *dp, const struct fib_peer *peer, const struct ip *i
 	if (ip->proto != proto_tcp || state == state_claimed)
 		return false;
 	now = now_ms();
-	if (state == state_probing && now - load(&uncut->since_ms) < probe_ms)
+	if ((state == state_probing || state == state_doubted) && now - load(&uncut->since_ms) < probe_ms)
 		return false;
 	if (state == state_refused && now - load(&uncut->since_ms) < refused_ms)
 		return false;
@@ -89,6 +90,7 @@ bool uncut_allows(struct dp *dp, const struct fib_peer *peer, const struct ip *i
 	if (!change(dp, uncut, word, claimed))
 		return false;
 	store(&uncut->since_ms, now);
+	store(&uncut->is_second, state == state_doubted || (state == state_probing && load(&uncut->is_second)));
 	store(&uncut->flow, ip_flow_hash(ip));
 	store(&uncut->ports, load32(ip->data + ip->l4));
 	store(&uncut->start, sequence);
@@ -116,7 +118,7 @@ void uncut_sent(struct dp *dp, const struct fib_peer *peer, const struct ip *ip)
 
 	if (!payload || (int32_t)(sequence - load(&uncut->end)) >= 0 || (int32_t)(sequence + payload - load(&uncut->start)) <= 0)
 		return;
-	if (change(dp, uncut, word, word_of(word, peer, state_refused)))
+	if (change(dp, uncut, word, word_of(word, peer, load(&uncut->is_second) ? state_refused : state_doubted)))
 		store(&uncut->since_ms, now_ms());
 }
 

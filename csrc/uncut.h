@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Who takes a super-packet whole. A lease does not tell, and who does not would be starved, so each peer is tried once:
+/* Who takes a super-packet whole. A lease does not tell, and who does not would be starved, so each peer is tried:
  *
  *   unknown ── the first TCP super-packet goes whole ──> probing ── its end is acknowledged ──> proven
- *      ^                                                    │ ── some of it is sent again ────> refused
- *      └──────────── neither within probe_ms ───────────────┘          (unknown again after refused_ms)
+ *      ^                                                    │ ── some of it is sent again ────> doubted
+ *      └──────────── neither within probe_ms ───────────────┘
+ *
+ * A probe may be lost by accident, so a doubted peer is tried once more, probe_ms later: if some of that probe is sent again too
+ * the peer is refused, and unknown again after refused_ms.
  *
  * What must stay true:
- *   - only to a proven peer does more than the one probe leave whole;
+ *   - only to a proven peer does more than one probe at a time leave whole;
  *   - all workers share the state: an ACK may come to another worker than the one that sent the probe. The word changes by
  *     compare-and-exchange alone, and each probe has a number of its own in it, so what was read of a probe that has ended
  *     decides nothing;

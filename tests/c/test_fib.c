@@ -138,6 +138,35 @@ static void senders(void)
 	fib_free(fib);
 }
 
+/* Two prefixes of one VTEP, a second VTEP at its address, and a third elsewhere with the first one's MAC. */
+static void stations_are_a_senders_own(void)
+{
+	static const uint8_t first[6] = {2, 0, 0, 0, 0, 1}, second[6] = {2, 0, 0, 0, 0, 2}, nobodys[6] = {2, 0, 0, 0, 1, 0};
+	uint8_t third_host = 2;
+	struct fib *fib;
+
+	for (uint32_t i = 0; i < 4; i++) {
+		slots[i] = (struct dp_peer){
+			.prefix = {4, {10, 244, (uint8_t)i, 0}}, .prefix_len = 24, .next_hop = {4, {192, 0, 2, i == 3 ? third_host : 1}},
+		};
+		memcpy(slots[i].vtep_mac, i == 2 ? second : first, 6);
+	}
+	slots[4] = (struct dp_peer){.prefix = {4, {10, 244, 4, 0}}, .prefix_len = 24, .local = 1};
+	memcpy(slots[4].vtep_mac, nobodys, 6);
+	CHECK(fib_build(slots, 5, 8472, &fib) == 0);
+
+	uint32_t here = fib_lookup(fib, (uint8_t[]){10, 244, 0, 1}, 4)->sender;
+	uint32_t there = fib_lookup(fib, (uint8_t[]){10, 244, 3, 1}, 4)->sender;
+
+	CHECK(fib_station(fib, here, first)->slot == 0);
+	CHECK(fib_station(fib, here, second)->slot == 2);
+	CHECK(fib_station(fib, there, first)->slot == 3);
+	CHECK(!fib_station(fib, there, second));
+	CHECK(!fib_station(fib, here, nobodys)); /* ours is no station */
+	CHECK(fib_station(fib, here, NULL)->sender == here && fib_station(fib, there, NULL)->slot == 3);
+	fib_free(fib);
+}
+
 int main(void)
 {
 	harness_begin();
@@ -145,5 +174,6 @@ int main(void)
 	RUN(duplicates_are_refused);
 	RUN(ten_thousand_peers);
 	RUN(senders);
+	RUN(stations_are_a_senders_own);
 	return harness_end();
 }

@@ -163,6 +163,30 @@ static void group_addresses(void)
 	CHECK(!ip_is_group((uint8_t[16]){0xfd, [15] = 1}, 6));
 }
 
+static void the_answers_reverse_hash_is_the_flows(void)
+{
+	for (int i = 0; i < 2000; i++) {
+		struct twin_spec spec = tcp4, answer;
+		uint8_t packet[200], back[200];
+		struct ip ip, reply;
+
+		spec.version = i % 2 ? 4 : 6;
+		spec.proto = i % 4 < 2 ? proto_tcp : proto_udp;
+		random_fill(spec.source, 16);
+		random_fill(spec.destination, 16);
+		spec.ports[0] = (uint16_t)random64();
+		spec.ports[1] = (uint16_t)(spec.ports[0] + 1 + random_below(1000));
+		answer = spec;
+		memcpy(answer.source, spec.destination, 16);
+		memcpy(answer.destination, spec.source, 16);
+		answer.ports[0] = spec.ports[1];
+		answer.ports[1] = spec.ports[0];
+		CHECK(ip_parse(packet, twin_packet(packet, &spec, 1), &ip) && ip_parse(back, twin_packet(back, &answer, 2), &reply));
+		CHECK(ip_reverse_hash(&reply) == ip_flow_hash(&ip) && ip_reverse_hash(&ip) == ip_flow_hash(&reply));
+		CHECK(ip_reverse_hash(&ip) != ip_flow_hash(&ip));
+	}
+}
+
 int main(void)
 {
 	harness_begin();
@@ -172,5 +196,6 @@ int main(void)
 	RUN(sound_headers_stay_sound);
 	RUN(transport_checksums_are_told_apart);
 	RUN(group_addresses);
+	RUN(the_answers_reverse_hash_is_the_flows);
 	return harness_end();
 }

@@ -35,7 +35,7 @@ Body = Callable[[Host], Awaitable[None]]
 _user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
 _unshare = ["unshare", *_user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _bodies: dict[str, Body] = {}
-_deadline_seconds = 10
+_deadline_seconds = 30
 _vnet_hdr_bytes = 10  # sizeof(struct virtio_net_hdr)
 loopback = IPv4Address("127.0.0.1")
 

@@ -25,7 +25,7 @@ from dataplane.backends import Backend, DevicePlan, Plan, from_conf
 from dataplane.control import footprint
 from dataplane.control.alone import alone, subnet_file_lock
 from dataplane.control.blackhole import keep_blackholes
-from dataplane.control.datapath import choose_datapath
+from dataplane.control.datapath import choose_datapath, remove_earlier
 from dataplane.control.device import TunDevice
 from dataplane.control.firewall import Firewall
 from dataplane.control.follow import Moved, follow_config, follow_interface
@@ -257,6 +257,7 @@ class _Life:
                 spawn(group, "ping", self._state, control.ping, self._store)
                 await control.synced.wait()
                 await control.ensure()
+                await remove_earlier(self._host, *self._left(), keep=self._backend.device_names)
                 await rules.open()
                 env = self._ready(own)
                 written.set()
@@ -326,6 +327,11 @@ class _Life:
         )
         footprint.add(options.run_dir, left)
 
+    def _left(self) -> tuple[tuple[str, ...], tuple[IPNetwork, ...]]:
+        """Return devices and overlay networks of our lives, this one and earlier ones."""
+        left = footprint.read(self._options.run_dir)
+        return ((), ()) if left is None else (left.devices, left.networks)
+
     async def _keep_subnet_file(self, env: subnet_env.SubnetEnv) -> None:
         await keep_subnet_file(self._options.subnet_file, env, self._state, self._clock)
 
@@ -369,7 +375,10 @@ class _Life:
         else:
             macs = backend.macs_of(earlier)
         self._write_footprint()
-        datapath, macs = await choose_datapath(self._options.datapath, backend, self._host, external, macs)
+        left, networks = self._left()
+        datapath, macs = await choose_datapath(
+            self._options.datapath, backend, self._host, external, macs, left, networks
+        )
         self._state.datapath = datapath
         self._state.backend = backend.kind
         self._state.vtep_mac = next(iter(macs.values())).hex(":") if macs else ""

@@ -65,6 +65,7 @@ class PeerRoutes:
         self._others: frozenset[Route] | None = None
         self._made: dict[IPNetwork, Route] = {}
         self._swept = False
+        self._stale: list[Route] = []  # found by `look`, removed by `apply` once the new way stands
         self._missing: list[str] = []  # found by `look`, put back by `apply`
         self._refused: set[IPNetwork] = set()
 
@@ -94,6 +95,7 @@ class PeerRoutes:
             self._state.events["repairs"] += len(missing)
             text = f"{self._plan.name}: put back routes that were gone or changed: {_some(missing)}"
             self._say.warn("missing", text, self._state.now())
+        await self._sweep()
 
     async def ensure(self, interface: int, device: int | None) -> None:
         """Look at all routes and put back what is missing; the first time also remove an earlier life's."""
@@ -102,7 +104,7 @@ class PeerRoutes:
     async def look(self, interface: int, device: int | None) -> set[IPNetwork]:
         """Find out which routes there are; return every prefix that `apply` should be given. Raises `HostError`.
 
-        The first time, what an earlier life left is removed.
+        The first time also what an earlier life left, which `apply` then removes.
         """
         if self._swept and self._direct is Direct.never and device is None:
             return set()  # there are none
@@ -126,7 +128,14 @@ class PeerRoutes:
                 self._made[prefix] = present
             elif made is not None and wanted is not None:
                 self._missing.append(str(prefix))
-        await self._sweep(found, interface, device)
+        if not self._swept:
+            self._stale = [
+                route
+                for prefix, routes in found.items()
+                for route in routes
+                if is_peer_route(route, (interface, device), self._plan.subnets)
+                and route != self._route(prefix, interface, device)
+            ]
         return prefixes
 
     async def remove_all(self) -> None:
@@ -177,17 +186,13 @@ class PeerRoutes:
             for network in self._plan.networks
         )
 
-    async def _sweep(self, found: Mapping[IPNetwork, list[Route]], interface: int, device: int | None) -> None:
+    async def _sweep(self) -> None:
+        """Remove an earlier life's routes: of prefixes that nobody has, and of those that we now reach another way."""
         if self._swept:
             return
-        stale = [
-            route
-            for prefix, routes in found.items()
-            for route in routes
-            if is_peer_route(route, (interface, device), self._plan.subnets) and self._wanted.get(prefix) is None
-        ]
+        stale = [route for route in self._stale if route.prefix not in self._refused]
         refused = await self._host.change_routes((), stale)
-        self._swept = not refused
+        self._swept = not refused and len(stale) == len(self._stale)
         if stale:
             log.info("removed routes of an earlier life: %s", _some([str(route.prefix) for route in stale]))
 

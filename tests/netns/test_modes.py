@@ -277,7 +277,7 @@ def test_userspace_takes_the_place_of_a_device_that_was_left(labs: list[Lab]) ->
     assert subnet(lab.daemons[1]) in routes(node)
     node.start_daemon("--datapath=userspace")
     node.wait_ready()
-    assert "removed the kernel's vxlan device flannel.1" in node.log()
+    assert "removed vxlan devices of the kernel that an earlier life left: flannel.1" in node.log()
     assert node.run("tc", "filter", "show", "dev", "eth0", "ingress").stdout == ""
     lab.wait_converged()
     assert lab.pods[0].ping(lab.pods[1]).ok

@@ -82,12 +82,13 @@ class PeerRoutes:
             route, made = self._route(prefix, interface, device), self._made.get(prefix)
             if route is not None and route != made:
                 put.append(route)
+                remove += self._in_the_way(route)
             elif route is None and made is not None:
                 remove.append(made)
         refused = await self._host.change_routes(put, remove)
         for route in remove:
-            if route not in refused:
-                self._made.pop(route.prefix, None)
+            if route not in refused and self._made.get(route.prefix) == route:
+                del self._made[route.prefix]
         self._made.update({route.prefix: route for route in put if route not in refused})
         self._tell({route.prefix: text for route, text in refused.items()}, prefixes)
         missing, self._missing = self._missing, []
@@ -179,6 +180,18 @@ class PeerRoutes:
         if self._reached is not None and peer.next_hop in self._reached:
             return Route(prefix, self._reached[peer.next_hop], peer.next_hop)
         return None if device is None else Route(prefix, device, prefix.network_address, onlink=True)
+
+    def _in_the_way(self, route: Route) -> list[Route]:
+        """The routes that must go before the kernel takes this one; IPv4's are replaced without a gap.
+
+        IPv6 takes a next hop on a device only where no route leads to it by another one, `onlink` or not, and the peer's
+        old route does (net/ipv6/route.c ip6_route_check_nh_onlink).
+        """
+        if route.prefix.version == 4 or not route.onlink:
+            return []
+        made = self._made.get(route.prefix)
+        old = [stale for stale in self._stale if stale.prefix == route.prefix]
+        return [*old, *([made] if made is not None and made.index != route.index else [])]
 
     def _is_overlay(self, prefix: IPNetwork) -> bool:
         return any(

@@ -102,7 +102,7 @@ def test_nothing_of_the_way_before_stays() -> None:
             behind = [line.strip().removeprefix(f"{subnet} ") for line in shown if line.strip()]
             if len(behind) != bool(wanted) or not all(line.startswith(wanted) for line in behind):
                 faults.append(f"{step}: routes {behind}, not {wanted!r}")
-            wait_for(lambda: lab.pods[0].ping(lab.pods[1], count=1, wait_s=0.3).ok, 3, f"traffic, {step}")
+            wait_for(lambda: lab.pods[0].ping(lab.pods[1], count=1, wait_s=0.3).ok, 30, f"traffic, {step}")
             if devices(near) != expected:
                 faults.append(f"{step}: devices {devices(near)}")
             if way.datapath != "kernel" and filters(near):

@@ -81,7 +81,16 @@ class Control:
         self._touched = asyncio.Event()
         self._changed = asyncio.Event()
         self._say = Say(log)
-        self._refusals = Refusals(state)
+        self._refusals = Refusals(
+            state, state.refused, what="is not used", many="are refused", over="is no longer refused"
+        )
+        self._mismatches = Refusals(
+            state,
+            state.mismatched,
+            what="is of a node configured otherwise",
+            many="are of nodes configured otherwise",
+            over="is no longer that of a node configured otherwise",
+        )
         self.keepers = {plan.name: keep(plan, self._desired.peers[plan.name]) for plan in plans}
 
     @property
@@ -136,6 +145,7 @@ class Control:
                     keeper.publish(change)
                 self._changed.set()
             self._refusals.update(self._desired.judged, self.view.refused, self._desired.refused)
+            self._mismatches.update(self._desired.judged, self._desired.mismatched)
             self._state.leases = self._desired.accepted
             if not done:
                 yield

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from dataplane.backends import Backend
-from dataplane.errors import BadConfig, HostError
+from dataplane.errors import BadConfig, HostFault
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork, type_host_gw, type_udp
@@ -47,7 +47,8 @@ async def choose_datapath(
         left, networks: as for `remove_earlier`.
     Raises:
         BadConfig: the backend does not go together with what was asked.
-        HostError: the kernel was asked for and refuses, or another process has our device name.
+        HostFault: the kernel was asked for and refuses, or another process has our device name.
+        HostError: the host changes; to be tried again.
     """
     if backend.kind == type_host_gw:
         return Datapath("kernel", "host-gw is plain routes"), macs
@@ -65,7 +66,7 @@ async def choose_datapath(
     if asked != "userspace":
         try:
             taken = await _take_kernel(backend, host, external, macs)
-        except HostError as error:
+        except HostFault as error:
             if asked == "kernel":
                 raise
             reason = f"--datapath auto, and the kernel's vxlan is not to be had: {error}"
@@ -93,7 +94,7 @@ async def _take_kernel(
 
     refusal = await vxlan.supported(host)
     if refusal:
-        raise HostError(
+        raise HostFault(
             f"the kernel makes no vxlan devices: {refusal}; load the vxlan module, or use --datapath userspace"
         )
     links = backend.links(external.name, external.mtu, external.address, external.address6)

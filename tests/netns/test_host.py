@@ -189,7 +189,7 @@ async def test_tun_without_privilege(host: Host) -> None:
     script = "from dataplane.host.tun import open_tun; open_tun('flannel.1', 1)"
     unprivileged = ["setpriv", "--bounding-set", "-net_admin", sys.executable, "-c", script]
     result = await asyncio.to_thread(subprocess.run, unprivileged, capture_output=True, text=True, check=False)
-    assert "HostError: cannot open the TUN device flannel.1: Operation not permitted" in result.stderr
+    assert "HostFault: cannot open the TUN device flannel.1: Operation not permitted" in result.stderr
     assert "this needs CAP_NET_ADMIN" in result.stderr
 
 

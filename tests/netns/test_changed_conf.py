@@ -69,12 +69,12 @@ def filters(node: DaemonNode) -> list[str]:
     return [line for line in shown.splitlines() if "bpf" in line]
 
 
-def change(lab: Lab, way: Way) -> None:
+def change(lab: Lab, way: Way, ipv6: bool = False) -> None:
     """Give all nodes another configuration and start them anew."""
     for node in lab.daemons:
         if node.process is not None:
             node.stop_daemon()
-    lab.net_conf_path.write_text(json.dumps(net_conf(way.backend, options=dict(way.options))))
+    lab.net_conf_path.write_text(json.dumps(net_conf(way.backend, ipv6=ipv6, options=dict(way.options))))
     for node in lab.daemons:
         node.start_daemon(f"--datapath={way.datapath}")
     for node in lab.daemons:
@@ -110,3 +110,28 @@ def test_nothing_of_the_way_before_stays() -> None:
             before = name
             print(step, faults)  # pytest shows the way so far with a test that failed
     assert not faults, "\n".join(faults)
+
+
+def test_an_ipv6_peer_that_was_reached_straight_is_reached_by_the_device() -> None:
+    """The kernel refuses the route through the device while the straight one stands, which no restart would change."""
+    direct = ("DirectRouting", True)
+    tour = (
+        (Way("host-gw", "auto"), "via {address} dev eth0"),
+        (Way("vxlan", "kernel", options=(one,)), "via {base} dev flannel-v6.1"),
+        (Way("vxlan", "userspace", options=(one, direct)), "via {address} dev eth0"),
+        (Way("vxlan", "kernel", options=(two,)), "via {base} dev flannel-v6.2"),
+    )
+    with Lab(net_conf("host-gw", ipv6=True)) as lab:
+        for _ in range(2):
+            lab.add("dataplane")
+        for way, route in tour:
+            change(lab, way, ipv6=True)
+            near, far = lab.daemons
+            assert far.net is not None and far.net.ipv6 is not None
+            begins = f"{far.net.ipv6} " + route.format(address=far.address6, base=far.net.ipv6.network_address)
+
+            def shown(near: DaemonNode = near, far: DaemonNode = far) -> str:
+                return near.run("ip", "-6", "route", "show", "exact", str(far.net and far.net.ipv6)).stdout
+
+            wait_for(lambda begins=begins: shown().startswith(begins) and shown().count("\n") == 1, 30, begins)  # type: ignore[misc]
+            assert lab.pods[0].ping(lab.pods[1], 6).ok

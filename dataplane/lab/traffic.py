@@ -108,7 +108,7 @@ class LongPing:
                 self._answered.add(int(answer[1]))
                 continue
             self._lines.append(line)
-            if (so_far := re.match(r"(\d+)/(\d+) packets", line)) is not None:
+            if (so_far := re.match(r"\d+/(\d+) packets", line)) is not None:  # received/sent
                 self._sent = int(so_far[1])
 
     def stop(self) -> Ping:

@@ -56,7 +56,7 @@ test-python: build build/tools/helm ## the Python, namespace and interop tests: 
 	@$(BIN)/python -m pytest tests -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m pytest tests -m alone
 
-fuzz: build ## fuzz the two receive parsers from the kept corpus (FUZZ_SECONDS each, default 10)
+fuzz: build ## fuzz the receive parsers and the whole forwarder from the kept corpus (FUZZ_SECONDS each, default 10)
 	@test -d build/fuzz || CC=clang meson setup build/fuzz -Dfuzz=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
 	@ninja -C build/fuzz > build/fuzz/ninja.log || { cat build/fuzz/ninja.log; exit 1; }
 	@bash tests/fuzz/run.sh $(FUZZ_SECONDS)

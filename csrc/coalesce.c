@@ -223,9 +223,10 @@ void coalesce_flush(struct worker *w)
 		struct run *run = &batch->run[i];
 		uint32_t needed = run->ip.proto == proto_udp ? DP_OFFLOAD_TUN_USO : DP_OFFLOAD_TUN_GSO;
 
+		/* What was joined before an offload was taken back is still written as such. */
 		if (run->payload <= run->gso_size)
 			write_whole(w, run);
-		else if (w->offloads & needed)
+		else if (run->packets > 1 || w->offloads & needed)
 			write_joined(w, run);
 		else
 			write_segments(w, run);

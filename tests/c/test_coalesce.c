@@ -45,7 +45,7 @@ static struct edges open_edges(uint32_t offloads)
 	e.tun = pair[1];
 	e.fds[0] = pair[0];
 	e.fds[1] = socket(AF_INET, SOCK_DGRAM, 0);
-	config.edges[0] = (struct dp_edges){pair[0], e.fds[1]};
+	config.edges[0] = (struct dp_edges){.tuns = 1, .receives = 1, .tun_fds = {pair[0]}, .receive_fds = {e.fds[1]}};
 	config.source_fds[0] = e.fds[1];
 	CHECK(dp_new(&config, &e.dp) == 0);
 	CHECK(dp_peer_set(e.dp, 0, &own) == 0 && dp_peer_set(e.dp, 1, &peer) == 0);
@@ -326,6 +326,28 @@ static void the_longest_run_is_written_whole(void)
 	close_edges(&e);
 }
 
+/* Control may take an offload back between two packets, or before their write. */
+static void what_was_joined_is_written_after_the_offload_is_forbidden(void)
+{
+	struct edges e = open_edges(DP_OFFLOAD_ALL);
+	static uint8_t packets[3][packet_room], got[packet_max];
+	uint32_t len = 0;
+
+	for (uint32_t i = 0; i < 3; i++) {
+		struct twin_spec spec = {
+			.version = 4, .proto = proto_tcp, .ttl = 60, .flags = 0x10, .dont_fragment = 1, .ports = {1000, 80},
+			.sequence = i * 100, .payload = 100, .source = {10, 5, 2, 9}, .destination = {10, 5, 1, 9},
+		};
+
+		len = twin_packet(packets[i], &spec, 0);
+		receive_train(e.w, e.fib, (const struct sockaddr *)&e.peer, packets[i], len, 0, 0);
+	}
+	CHECK(dp_forbid(e.dp, DP_OFFLOAD_ALL) == 0);
+	coalesce_flush(e.w);
+	CHECK(read(e.tun, got, sizeof(got)) == (ssize_t)(sizeof(struct virtio_net_hdr) + len + 200));
+	close_edges(&e);
+}
+
 int main(void)
 {
 	harness_begin();
@@ -334,5 +356,6 @@ int main(void)
 	RUN(the_plain_twin_joins_nothing);
 	RUN(uncut_super_packets_are_cut_to_the_mtu);
 	RUN(the_longest_run_is_written_whole);
+	RUN(what_was_joined_is_written_after_the_offload_is_forbidden);
 	return harness_end();
 }

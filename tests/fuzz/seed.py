@@ -1,6 +1,6 @@
-"""Write the seeds that the kept corpus grew from: one sound packet of each kind, alone and as a train.
+"""Write the seeds that fuzz_receive's kept corpus grew from: one sound packet of each kind, alone and as a train.
 
-Usage: seed.py DIRECTORY udp|vxlan. After fuzzing, minimise with `fuzz_receive_X -merge=1 corpus_X build/fuzz/found_X`.
+Usage: seed.py DIRECTORY udp|vxlan. After fuzzing, minimise with `fuzz_receive_X -merge=1 corpus_receive_X build/fuzz/found_receive_X`.
 """
 
 import sys

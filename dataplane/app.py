@@ -14,21 +14,21 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from dataplane import subnet_env
 from dataplane.backends import Backend, DevicePlan, Plan, from_conf
 from dataplane.control import footprint
 from dataplane.control.alone import alone, subnet_file_lock
 from dataplane.control.blackhole import keep_blackholes
-from dataplane.control.datapath import choose_datapath
+from dataplane.control.datapath import choose_datapath, remove_earlier
 from dataplane.control.device import TunDevice
 from dataplane.control.firewall import Firewall
-from dataplane.control.follow import Moved, follow_config, follow_interface
+from dataplane.control.follow import Moved, fit_interface, follow_config, follow_interface
 from dataplane.control.identity import vtep_macs
 from dataplane.control.keeper import Keeper
 from dataplane.control.loop import Control
@@ -38,10 +38,21 @@ from dataplane.control.renew import Renewer, WallClock
 from dataplane.control.route_keeper import RouteKeeper
 from dataplane.control.rundir import run_directory
 from dataplane.control.say import Say
+from dataplane.control.standing import Patience, Standing
 from dataplane.control.subnet_file import keep_subnet_file
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
-from dataplane.errors import BadInput, HostError, LeaseLost, OutOfSubnets, StoreBusy, StoreError
+from dataplane.errors import (
+    BadConfig,
+    BadInput,
+    CoreError,
+    HostError,
+    HostFault,
+    LeaseLost,
+    OutOfSubnets,
+    StoreBusy,
+    StoreError,
+)
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
 from dataplane.host.limits import raise_descriptor_limit
 from dataplane.host.netlink import Host
@@ -154,21 +165,31 @@ class Daemon:
         subnet_env.check(self._options.subnet_file)
         stack.enter_context(subnet_file_lock(self._options.subnet_file))
         spawn(group, "config", self._state, follow_config, store, conf, self._state, self._clock)
-        external = await self._interface(host, conf)
+        standing, patience = Standing(), Patience(host, self._state, self._clock)
+        stack.push_async_callback(standing.close)
+        options = self._options
+        choose_again = partial(choose, host, _interface_choice(options), conf.enable_ipv4, conf.enable_ipv6)
+        check = partial(_check, conf, backend)
+        external: ExternalInterface | None = None
         own: Lease | None = None
-        before: _Life | None = None
         while True:
-            life = _Life(self._options, self._state, self._clock, store, host, conf, backend, external)
             try:
-                await life.run(own, self._written)
+                external = await fit_interface(host, external, choose_again, check)
+                self._show(external)
+                follow = partial(follow_interface, host, external, choose_again, check, self._state, self._clock)
+                life = _Life(options, self._state, self._clock, store, host, conf, backend, external, standing)
+                try:
+                    await life.run(own, follow, self._written, patience.over)
+                finally:
+                    own = life.own
             except* LeaseLost:
                 # Lost as the node moved: what the life before left must not forward for it either.
-                await (life if life.control is not None or before is None else before).withdraw()
+                await standing.withdraw()
                 raise
-            except* Moved:
-                external, own, before = life.external, life.own, life
-                log.warning("the external interface is now %s, mtu %d", external.name, external.mtu)
-                self._show(external)
+            except* Moved as moved:
+                log.warning("the external interface is now %s", first_error(moved))
+            except* (HostError, CoreError, OSError) as trouble:
+                await patience.after(first_error(trouble), stood=self._written.is_set())
 
     async def _answer(self, blocker: str, what: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask the store until it answers, for ever, as flannel does; a wrong answer is raised as `BadInput`."""
@@ -186,17 +207,6 @@ class Daemon:
                 self._state.blockers.pop(blocker, None)
                 return answer
 
-    async def _interface(self, host: Host, conf: NetConf) -> ExternalInterface:
-        external = await choose(host, _interface_choice(self._options), conf.enable_ipv4, conf.enable_ipv6)
-        log.info(
-            "external interface %s, address %s: %s",
-            external.name,
-            external.address or external.address6,
-            external.reason,
-        )
-        self._show(external)
-        return external
-
     def _show(self, external: ExternalInterface) -> None:
         address = str(external.address or external.address6)
         self._state.interface = InterfaceState(external.name, address, external.mtu, external.reason)
@@ -206,9 +216,8 @@ class _Life:
     """What stands and falls with the external interface as it is: lease, devices, routes, and the tasks that keep them.
 
     Attributes:
-        external: the interface; after `Moved` what it has become.
+        external: the interface.
         own: our lease, once there is one.
-        control: what keeps devices and routes, once there is a lease.
     """
 
     def __init__(
@@ -221,6 +230,7 @@ class _Life:
         conf: NetConf,
         backend: Backend,
         external: ExternalInterface,
+        standing: Standing,
     ) -> None:
         self._options = options
         self._state = state
@@ -230,46 +240,54 @@ class _Life:
         self._conf = conf
         self._backend = backend
         self.external = external
+        self._standing = standing
         self.own: Lease | None = None
-        self.control: Control | None = None
 
-    async def withdraw(self) -> None:
-        """Take away devices and routes: the lease is lost."""
-        if self.control is not None:
-            await self.control.withdraw()
-
-    async def run(self, earlier: Lease | None, written: asyncio.Event) -> None:
+    async def run(
+        self,
+        earlier: Lease | None,
+        follow: Callable[[], Coroutine[Any, Any, None]],
+        written: asyncio.Event,
+        stands: Callable[[], None],
+    ) -> None:
         """Live until something ends it: cancellation, an error, or `Moved` (in a group).
 
         Args:
             earlier: the lease of the life before, if there was one.
+            follow: raises `Moved` once the external interface is another.
             written: set once subnet.env stands.
+            stands: called then.
         """
-        self._check()
+        self._tell_mtu()
         own = await self._lease(earlier)
         control, renewer = self._control(own)
         rules = self._firewall(own)
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(control.close)
-            async with asyncio.TaskGroup() as group:
-                await control.open()
-                spawn(group, "watch", self._state, control.watch, self._store)
-                spawn(group, "ping", self._state, control.ping, self._store)
-                await control.synced.wait()
-                await control.ensure()
-                await rules.open()
-                env = self._ready(own)
-                written.set()
-                spawn(group, "subnet file", self._state, self._keep_subnet_file, env)
-                spawn(group, "program", self._state, control.program)
-                spawn(group, "listen", self._state, control.listen, self._host)
-                spawn(group, "resync", self._state, control.resync)
-                spawn(group, "renew", self._state, renewer.run)
-                spawn(group, "interface", self._state, self._follow_interface)
-                spawn(group, "firewall", self._state, rules.run)
-                spawn(group, "announce", self._state, self._announce)
-                if self._options.blackhole:
-                    spawn(group, "blackhole", self._state, self._keep_blackholes, own)
+        first = not written.is_set()
+        async with asyncio.TaskGroup() as group:
+            spawn(group, "watch", self._state, control.watch, self._store)
+            spawn(group, "ping", self._state, control.ping, self._store)
+            spawn(group, "renew", self._state, renewer.run)
+            spawn(group, "interface", self._state, follow)
+            if not first:
+                await control.synced.wait()  # what stands forwards on until the peers are known
+            await self._standing.replace(control)
+            await control.open(first=first)
+            spawn(group, "resync", self._state, control.resync)
+            await control.synced.wait()
+            await control.stand()
+            if first:
+                await remove_earlier(self._host, *self._left(), keep=self._backend.device_names)
+            await rules.open(first=first)
+            env = self._ready(own, first=first)
+            written.set()
+            stands()
+            spawn(group, "subnet file", self._state, self._keep_subnet_file, env)
+            spawn(group, "program", self._state, control.program)
+            spawn(group, "listen", self._state, control.listen, self._host)
+            spawn(group, "firewall", self._state, rules.run)
+            spawn(group, "announce", self._state, self._announce)
+            if self._options.blackhole:
+                spawn(group, "blackhole", self._state, self._keep_blackholes, own)
 
     def _control(self, own: Lease) -> tuple[Control, Renewer]:
         external = self.external
@@ -295,7 +313,6 @@ class _Life:
             clock=self._clock,
             doubt=renewer.doubt,
         )
-        self.control = control
         return control, renewer
 
     def _firewall(self, own: Lease) -> Firewall:
@@ -326,6 +343,11 @@ class _Life:
         )
         footprint.add(options.run_dir, left)
 
+    def _left(self) -> tuple[tuple[str, ...], tuple[IPNetwork, ...]]:
+        """Return devices and overlay networks of our lives, this one and earlier ones."""
+        left = footprint.read(self._options.run_dir)
+        return ((), ()) if left is None else (left.devices, left.networks)
+
     async def _keep_subnet_file(self, env: subnet_env.SubnetEnv) -> None:
         await keep_subnet_file(self._options.subnet_file, env, self._state, self._clock)
 
@@ -345,15 +367,8 @@ class _Life:
         direct = Direct.on_link if plan.direct_routing else Direct.never
         return tun, RouteKeeper(plan, wanted, host, state, direct, beside=state.devices[plan.name])
 
-    def _check(self) -> None:
-        """Raise what would end the start anyway, before there is a lease by which peers would send to us."""
-        external, conf = self.external, self._conf
-        for ip, network in ((external.public_ip, conf.network), (external.public_ipv6, conf.ipv6_network)):
-            if ip is not None and network is not None and ip in network:
-                raise HostError(f"public address {ip} is inside the overlay network {network}; peers would refuse it")
-        subnet_env.check(self._options.subnet_file)
-        self._backend.mtu(external.mtu)
-        fault = self._backend.mtu_fault(external.mtu)
+    def _tell_mtu(self) -> None:
+        fault = self._backend.mtu_fault(self.external.mtu)
         if fault:
             log.warning("%s", fault)
             self._state.notes["mtu"] = fault
@@ -368,12 +383,17 @@ class _Life:
             macs = await self._patiently(lambda: vtep_macs(self._store, backend, identity))
         else:
             macs = backend.macs_of(earlier)
-        self._write_footprint()
-        datapath, macs = await choose_datapath(self._options.datapath, backend, self._host, external, macs)
-        self._state.datapath = datapath
-        self._state.backend = backend.kind
-        self._state.vtep_mac = next(iter(macs.values())).hex(":") if macs else ""
-        log.info("backend %s, datapath %s: %s", backend.kind, datapath.kind, datapath.reason)
+        if earlier is None or self._state.datapath is None:
+            # Once only: what stands needs its names and ports for itself, and a host in change is no reason to change sides.
+            self._write_footprint()
+            left, networks = self._left()
+            datapath, macs = await choose_datapath(
+                self._options.datapath, backend, self._host, external, macs, left, networks
+            )
+            self._state.datapath = datapath
+            self._state.backend = backend.kind
+            self._state.vtep_mac = next(iter(macs.values())).hex(":") if macs else ""
+            log.info("backend %s, datapath %s: %s", backend.kind, datapath.kind, datapath.reason)
         attrs = backend.lease_attrs(external.public_ip, external.public_ipv6, macs)
         own = await (self._acquire(attrs) if earlier is None else self._move(earlier, attrs))
         log.info("lease %s", own.key)
@@ -433,16 +453,7 @@ class _Life:
             else:
                 await asyncio.get_running_loop().create_future()
 
-    async def _follow_interface(self) -> None:
-        choice = _interface_choice(self._options)
-        again = partial(choose, self._host, choice, self._conf.enable_ipv4, self._conf.enable_ipv6)
-        try:
-            await follow_interface(self._host, self.external, again, self._clock)
-        except Moved as moved:
-            self.external = moved.external
-            raise
-
-    def _ready(self, own: Lease) -> subnet_env.SubnetEnv:
+    def _ready(self, own: Lease, *, first: bool) -> subnet_env.SubnetEnv:
         conf, options = self._conf, self._options
         env = subnet_env.SubnetEnv(
             network=conf.network if conf.enable_ipv4 else None,
@@ -452,7 +463,11 @@ class _Life:
             mtu=self._backend.mtu(self.external.mtu),
             ip_masq=options.masquerade,
         )
-        subnet_env.write(options.subnet_file, env)
+        try:
+            subnet_env.write(options.subnet_file, env)
+        except HostError:
+            if first:
+                raise  # later `keep_subnet_file` tells, and tries again
         self._state.blockers.pop("start", None)
         log.info("ready: %s peers, wrote %s", self._state.leases, options.subnet_file)
         _notify("READY=1", f"STATUS=lease {own.key}, {self._state.leases} peers")
@@ -469,6 +484,21 @@ class _Life:
         self._state.events["store_errors"] += 1
         self._state.notes["renewal"] = f"our lease could not be renewed: {error}"
         log.warning("our lease could not be renewed, trying again: %s", error)
+
+
+def _check(conf: NetConf, backend: Backend, external: ExternalInterface) -> None:
+    """Raise what keeps a life from standing, before there is a lease by which peers would send to us.
+
+    Raises:
+        HostFault: the interface's address or MTU does not go together with the network configuration.
+    """
+    for ip, network in ((external.public_ip, conf.network), (external.public_ipv6, conf.ipv6_network)):
+        if ip is not None and network is not None and ip in network:
+            raise HostFault(f"public address {ip} is inside the overlay network {network}; peers would refuse it")
+    try:
+        backend.mtu(external.mtu)
+    except BadConfig as error:
+        raise HostFault(f"interface {external.name} has MTU {external.mtu}: {error}") from error
 
 
 def _subnets(own: Lease) -> tuple[IPNetwork, ...]:

@@ -4,6 +4,10 @@ The message of each names what was wrong, where, and what would be allowed; the 
 it stands. What must stay true: bad input is a `BadInput`, never a bare ValueError from somewhere below.
 """
 
+from __future__ import annotations
+
+import errno
+
 longest_shown = 400
 """Characters of somebody else's text that a message may carry."""
 
@@ -70,7 +74,36 @@ class LeaseLost(StoreError):
 
 
 class HostError(DataplaneError):
-    """The host refused something we asked of it: a device, an address, a route, a socket."""
+    """The host refused something we asked of it: a device, an address, a route, a socket.
+
+    Hosts change between a look and what is done after it, so this passes: it is told, and tried again.
+    """
+
+
+class HostFault(HostError):
+    """The same for a reason that a person must mend: no right, no such interface or feature, another program in the way.
+
+    It ends a first start at once. A node that has stood goes on and waits for it too.
+    """
+
+
+_faults = frozenset(
+    {
+        errno.EPERM,
+        errno.EACCES,
+        errno.EEXIST,
+        errno.EADDRINUSE,
+        errno.EOPNOTSUPP,
+        errno.EAFNOSUPPORT,
+        errno.EPROTONOSUPPORT,
+        errno.ENOSYS,
+    }
+)
+
+
+def host_error(text: str, number: int | None) -> HostError:
+    """Return the error for what the host refused with this errno: a `HostFault` where trying again is of no use."""
+    return HostFault(text) if number in _faults else HostError(text)
 
 
 class CoreError(DataplaneError):

@@ -153,6 +153,14 @@ class Backend(ABC):
         Raises `BadLease` if any part of it that matters here cannot be used.
         """
 
+    def mismatch(self, lease: Lease, plan: Plan) -> str:
+        """What a lease that `peers` takes tells of a node configured otherwise than we are; "" for nothing.
+
+        A UDP port is in no lease, and a node of a larger overlay network looks like one of ours while its subnet is
+        inside ours.
+        """
+        return ""
+
 
 def read_integer(conf: NetConf, field: str, default: int, lowest: int, highest: int) -> int:
     """Return an integer option of the Backend object; raises `BadConfig`. `field` is spelt as in flannel's docs."""
@@ -262,12 +270,18 @@ def peer_next_hop(lease: Lease, plan: Plan) -> IPAddress:
     if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:
         raise BadLease(lease.key, f"{field} {ip} cannot be a peer's address; {allowed}")
     if ip in (plan.underlay_address, plan.public_address):
-        raise BadLease(lease.key, f"{field} {ip} is our own; {allowed}")
+        raise BadLease(lease.key, f"{field} {ip} is our own, so two nodes have one public address; {allowed}")
     for network in plan.networks:
         if ip in network:
             # The datagram would be routed into the overlay again, and so on.
             raise BadLease(lease.key, f"{field} {ip} is inside the overlay network {network}; {allowed}")
     return ip
+
+
+def shown_type(lease: Lease) -> str:
+    """A lease's BackendType for people, who should not have to know what an empty one means."""
+    kind = lease.attrs.backend_type
+    return "'' (flannel's udp)" if kind == "" else reprlib.repr(kind)
 
 
 def _subnet_of(lease: Lease, version: int) -> IPNetwork | None:

@@ -6,7 +6,6 @@ flanneld would publish, and the MTU is the underlay's, since nothing is added to
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -19,6 +18,7 @@ from dataplane.backends.base import (
     own_subnets,
     peer_next_hop,
     peer_subnet,
+    shown_type,
     underlay_of,
 )
 from dataplane.errors import BadConfig, BadLease
@@ -92,7 +92,5 @@ class HostGwBackend(Backend):
         if subnet is None:
             return ()
         if lease.attrs.backend_type != type_host_gw:
-            raise BadLease(
-                lease.key, f"BackendType is {reprlib.repr(lease.attrs.backend_type)}; allowed: {type_host_gw!r}"
-            )
+            raise BadLease(lease.key, f"BackendType is {shown_type(lease)}; allowed: {type_host_gw!r}")
         return (Peer(subnet, peer_next_hop(lease, plan)),)

@@ -24,6 +24,7 @@ from dataplane.backends.base import (
     peer_next_hop,
     peer_subnet,
     read_integer,
+    shown_type,
     underlay_of,
 )
 from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_udp
@@ -100,9 +101,18 @@ class UdpBackend(Backend):
         return (plan,)
 
     def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
-        """Whatever BackendType the lease names is accepted, as by flannel, whose own udp leases name none."""
+        """Whatever BackendType the lease names is accepted, as by flannel, whose own udp leases name none.
+
+        `mismatch` names one of another kind.
+        """
         subnets = [peer_subnet(conf, lease, version, plan) for version in enabled_versions(conf)]
         if not any(subnets):
             return ()
         next_hop = peer_next_hop(lease, plan)
         return tuple(Peer(subnet, next_hop) for subnet in subnets if subnet is not None)
+
+    def mismatch(self, lease: Lease, plan: Plan) -> str:
+        """Another backend's lease: no udp lease names a BackendType, flannel's or ours."""
+        if lease.attrs.backend_type in ("", type_udp):
+            return ""
+        return f"its BackendType is {shown_type(lease)} and ours is udp: neither node takes what the other sends"

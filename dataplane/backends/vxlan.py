@@ -27,6 +27,7 @@ from dataplane.backends.base import (
     peer_subnet,
     read_boolean,
     read_integer,
+    shown_type,
     underlay_of,
 )
 from dataplane.errors import BadConfig, BadLease
@@ -237,18 +238,29 @@ class VxlanBackend(Backend):
         return links
 
     def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
-        """A lease with another VNI than ours is accepted: flannel never compares it."""
+        """A lease with another VNI than ours is accepted, as flannel never compares it; `mismatch` names it."""
         subnet = peer_subnet(conf, lease, plan.underlay_family, plan)
         if subnet is None:
             return ()
         if lease.attrs.backend_type != type_vxlan:
-            raise BadLease(
-                lease.key, f"BackendType is {reprlib.repr(lease.attrs.backend_type)}; allowed: {type_vxlan!r}"
-            )
+            raise BadLease(lease.key, f"BackendType is {shown_type(lease)}; allowed: {type_vxlan!r}")
         mac = _mac_in(lease, plan.underlay_family)
         if mac == plan.vtep_mac:
             raise BadLease(lease.key, f"VtepMAC {format_mac(mac)} is our own; allowed: the MAC of another node")
         return (Peer(subnet, peer_next_hop(lease, plan), mac),)
+
+    def mismatch(self, lease: Lease, plan: Plan) -> str:
+        """Another VNI; of ours only the 16 bits that a lease has room for are compared."""
+        attrs = lease.attrs
+        field, data = (
+            ("BackendData", attrs.backend_data)
+            if plan.underlay_family == 4
+            else ("BackendV6Data", attrs.backend_v6_data)
+        )
+        vni = next((value for name, value in data.items() if name.lower() == "vni"), None) if data else None
+        if vni is None or vni & 0xFFFF == self.vni & 0xFFFF:
+            return ""
+        return f"its {field}.VNI is {reprlib.repr(vni)} and ours {self.vni}: neither node takes what the other sends"
 
 
 def _mac_in(lease: Lease, family: int) -> bytes:

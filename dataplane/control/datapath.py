@@ -8,14 +8,15 @@ device behind that would keep the forwarder from its name or port.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from dataplane.backends import Backend
-from dataplane.errors import BadConfig, HostError
+from dataplane.errors import BadConfig, HostFault
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Host
-from dataplane.model import type_host_gw, type_udp
+from dataplane.model import IPNetwork, type_host_gw, type_udp
 from dataplane.observe.state import Datapath
 
 if TYPE_CHECKING:
@@ -23,18 +24,31 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_flannels_name = re.compile(r"flannel(-v6)?\.[0-9]+")
+
 
 async def choose_datapath(
-    asked: str, backend: Backend, host: Host, external: ExternalInterface, macs: Mapping[int, bytes]
+    asked: str,
+    backend: Backend,
+    host: Host,
+    external: ExternalInterface,
+    macs: Mapping[int, bytes],
+    left: Collection[str] = (),
+    networks: Collection[IPNetwork] = (),
 ) -> tuple[Datapath, Mapping[int, bytes]]:
     """Return who carries the packets and why, and the VTEP MACs that then hold (an adopted device keeps its own).
+
+    Our own vxlan forwarder needs name and port at once: earlier lives' devices go here. Otherwise they carry on until the
+    new way stands (`remove_earlier`).
 
     Args:
         asked: "auto", "kernel" or "userspace" (--datapath).
         macs: VTEP MAC by underlay family, as it would be for a new device.
+        left, networks: as for `remove_earlier`.
     Raises:
         BadConfig: the backend does not go together with what was asked.
-        HostError: the kernel was asked for and refuses, or another process has our device name.
+        HostFault: the kernel was asked for and refuses, or another process has our device name.
+        HostError: the host changes; to be tried again.
     """
     if backend.kind == type_host_gw:
         return Datapath("kernel", "host-gw is plain routes"), macs
@@ -52,7 +66,7 @@ async def choose_datapath(
     if asked != "userspace":
         try:
             taken = await _take_kernel(backend, host, external, macs)
-        except HostError as error:
+        except HostFault as error:
             if asked == "kernel":
                 raise
             reason = f"--datapath auto, and the kernel's vxlan is not to be had: {error}"
@@ -68,7 +82,7 @@ async def choose_datapath(
         raise BadConfig(
             "Backend.GBP: true; our own data plane carries no group policy; allowed with it: --datapath kernel"
         )
-    await _clear_names(backend, host)
+    await remove_earlier(host, (*left, *backend.device_names), networks)
     _check_names(backend)
     return Datapath("userspace", reason), macs
 
@@ -80,7 +94,7 @@ async def _take_kernel(
 
     refusal = await vxlan.supported(host)
     if refusal:
-        raise HostError(
+        raise HostFault(
             f"the kernel makes no vxlan devices: {refusal}; load the vxlan module, or use --datapath userspace"
         )
     links = backend.links(external.name, external.mtu, external.address, external.address6)
@@ -90,16 +104,33 @@ async def _take_kernel(
     return taken
 
 
-async def _clear_names(backend: Backend, host: Host) -> None:
-    """Remove vxlan devices of our names, an earlier life's or flanneld's, whose place we take, and what guards them."""
+async def remove_earlier(
+    host: Host, left: Collection[str], networks: Collection[IPNetwork], keep: Collection[str] = ()
+) -> None:
+    """Remove vxlan devices of earlier lives, which hold our address, port or routes, and the filters before them.
+
+    Args:
+        left: names that earlier lives of ours wrote down.
+        networks: the overlay's: a device with a name of flannel's and an address in here is an earlier life's too.
+        keep: names that are in use now.
+    Raises:
+        HostError: the kernel refuses.
+    """
     from dataplane.host import admission, vxlan
 
-    for name in backend.device_names:
+    names = set(left)
+    for link in await host.links():
+        if _flannels_name.fullmatch(link.name) and link.name not in names:
+            addresses = [address.interface for address in await host.addresses(link.index)]
+            if any(own.version == net.version and own.ip in net for own in addresses for net in networks):
+                names.add(link.name)
+    removed = []
+    for name in sorted(names.difference(keep)):
         if await vxlan.remove_device(host, name):
-            log.warning(
-                "removed the kernel's vxlan device %s, which an earlier life left: our own takes its place", name
-            )
+            removed.append(name)
         await admission.remove(host, name)
+    if removed:
+        log.warning("removed vxlan devices of the kernel that an earlier life left: %s", ", ".join(removed))
 
 
 def _check_names(backend: Backend) -> None:

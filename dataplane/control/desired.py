@@ -36,15 +36,23 @@ class LeaseMeaning(Protocol):
         """Return the peers that `lease` makes; raises `BadLease`."""
         ...
 
+    def mismatch(self, lease: Lease, plan: Plan) -> str:
+        """Return what such a lease tells of a node configured otherwise than we are; "" for nothing."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class _Candidate:
-    """A lease that is good in itself; peers by plan name; what it claims besides prefixes, as (what, value)."""
+    """A lease that is good in itself; peers by plan name; what it claims besides prefixes, as (what, value).
+
+    `mismatch` is the first of its plans' that is one.
+    """
 
     born: Born
     peers: Mapping[str, tuple[Peer, ...]]
     prefixes: tuple[IPNetwork, ...]
     things: tuple[tuple[str, object], ...]
+    mismatch: str
 
 
 class Desired:
@@ -53,7 +61,8 @@ class Desired:
     Attributes:
         peers: wanted peers by plan name and prefix, our own subnet included.
         refused: reason by lease key.
-        judged: keys that the last `step` or `update` looked at; of no other has the refusal changed.
+        mismatched: by the key of a lease in use, what tells of a node configured otherwise than we are.
+        judged: keys that the last `step` or `update` looked at; of no other has one of the two changed.
     """
 
     def __init__(self, conf: NetConf, own: Lease, backend: LeaseMeaning, plans: Sequence[Plan]) -> None:
@@ -73,6 +82,7 @@ class Desired:
         self._before: dict[str, dict[IPNetwork, Peer | None]] = {}
         self._work: Iterator[None] = iter(())
         self.refused: dict[str, str] = {}
+        self.mismatched: dict[str, str] = {}
         self.judged: set[str] = set()
         self.peers: dict[str, dict[IPNetwork, Peer]] = {
             plan.name: {peer.prefix: peer for peer in plan.local_peers} for plan in plans
@@ -166,7 +176,8 @@ class Desired:
                 things["public address", peer.next_hop] = None
                 if any(peer.vtep_mac):
                     things[f"IPv{plan.underlay_family} VTEP MAC", peer.vtep_mac] = None
-        return _Candidate(lease.born, peers, tuple(prefixes), tuple(things))
+        told = (self._backend.mismatch(lease, plan) for plan in self._plans if peers[plan.name])
+        return _Candidate(lease.born, peers, tuple(prefixes), tuple(things), next(filter(None, told), ""))
 
     def _colliding(self, candidate: _Candidate) -> Iterator[tuple[str, str]]:
         """Yield the accepted leases that hold something of what the candidate claims, and what that is."""
@@ -194,6 +205,8 @@ class Desired:
     def _accept(self, key: str, candidate: _Candidate) -> None:
         self._refuse(key, None)
         self._accepted[key] = candidate
+        if candidate.mismatch:
+            self.mismatched[key] = candidate.mismatch
         for prefix in candidate.prefixes:
             self._prefixes.add(prefix, key)
         for thing in candidate.things:
@@ -211,6 +224,8 @@ class Desired:
         candidate = self._accepted.pop(key, None)
         if candidate is None:
             return
+        self.mismatched.pop(key, None)
+        self.judged.add(key)
         for prefix in candidate.prefixes:
             self._prefixes.drop(prefix, key)
         for thing in candidate.things:

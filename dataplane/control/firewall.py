@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from dataplane.control.renew import Clock
 from dataplane.control.say import Say
 from dataplane.control.tasks import spawn
-from dataplane.errors import HostError
+from dataplane.errors import HostError, HostFault
 from dataplane.host import iptables, nftables
 from dataplane.host.netfilter import watch_rules
 from dataplane.host.rules import Encap, Wanted, overlays
@@ -91,17 +91,17 @@ class Firewall:
         self._busy = asyncio.Lock()
         state.recount = self.count
 
-    async def open(self) -> None:
+    async def open(self, *, first: bool = True) -> None:
         """Put the rules in and take away what an earlier life left.
 
         Raises:
-            HostError: that is not possible and masquerade rules are wanted; where only forward rules are, `ensure`
-                tries again.
+            HostFault: on a first start, if a person must mend something, and masquerade rules are wanted. All else
+                `ensure` tries again.
         """
         try:
             await self._start()
         except HostError as error:
-            if self._wanted.masquerade:
+            if self._wanted.masquerade and isinstance(error, HostFault) and first:
                 raise
             self._failed(error)
 
@@ -196,7 +196,7 @@ class Firewall:
             if nftables.available():
                 log.info("iptables is not installed: the firewall rules are made by nftables")
             else:
-                raise HostError("neither iptables nor nft is installed: install the package iptables or nftables")
+                raise HostFault("neither iptables nor nft is installed: install the package iptables or nftables")
         return nftables.Nftables(self._wanted), nftables.remove, iptables.remove
 
     def _outdated(self) -> bool:

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 look_s = 10.0
 lasting_s = 0.3  # a change that is still there after this is meant: DHCP clients take an address away to put it back
 config_s = 30.0
+subject = "interface"
+Choose = Callable[[], Awaitable[ExternalInterface]]
+Check = Callable[[ExternalInterface], None]  # raises `HostError` if it is not fit for use
 
 
 class Moved(DataplaneError):
@@ -54,39 +57,71 @@ class Links(Protocol):
 
 
 async def follow_interface(
-    host: Links, current: ExternalInterface, choose: Callable[[], Awaitable[ExternalInterface]], clock: Clock
+    host: Links, current: ExternalInterface, choose: Choose, check: Check, state: NodeState, clock: Clock
 ) -> None:
-    """Raise `Moved` once the interface has lastingly become another; never returns otherwise."""
+    """Raise `Moved` once the interface has lastingly become another that is fit for use; never returns otherwise.
+
+    Until then what stands goes on, and `state.blockers` says what is missing.
+    """
     never = asyncio.Event()
-    while True:
-        try:
-            async for _ in host.changes():
-                moved = await _moved(host, current, choose)
-                if moved is None:
-                    continue
-                await clock.wait(never, lasting_s)
-                if await _moved(host, current, choose) == moved:
-                    raise Moved(moved)
-        except HostError as error:
-            log.debug("cannot look at the external interface: %s", error)
-        await clock.wait(never, look_s)
+    try:
+        while True:
+            try:
+                async for _ in host.changes():
+                    moved = await _moved(host, current, choose, check, state)
+                    if moved is None:
+                        continue
+                    await clock.wait(never, lasting_s)
+                    if await _moved(host, current, choose, check, state) == moved:
+                        raise Moved(moved)
+            except HostError as error:
+                log.debug("cannot look at the external interface: %s", error)
+            await clock.wait(never, look_s)
+    finally:
+        state.blockers.pop(subject, None)
+
+
+async def fit_interface(
+    host: Links, current: ExternalInterface | None, choose: Choose, check: Check
+) -> ExternalInterface:
+    """Return the external interface as it is now, fit for use; chosen anew if it has not our addresses any more.
+
+    Raises:
+        HostError: there is none (yet); a `HostFault` if none will come by itself.
+    """
+    found = None if current is None else await _kept(host, current)
+    found = found or await choose()
+    link = await host.link(found.name)
+    if link is None or link.index != found.index:
+        raise HostError(f"interface {found.name} vanished while it was looked at")
+    if not link.up:
+        raise HostError(f"interface {found.name} is down")
+    check(found)
+    return found
+
+
+async def _kept(host: Links, current: ExternalInterface) -> ExternalInterface | None:
+    link = await host.link(current.name)
+    if link is None:
+        return None
+    present = {address.interface.ip for address in await host.addresses(link.index)}
+    if any(address is not None and address not in present for address in (current.address, current.address6)):
+        return None
+    return replace(current, index=link.index, mtu=link.mtu)
 
 
 async def _moved(
-    host: Links, current: ExternalInterface, choose: Callable[[], Awaitable[ExternalInterface]]
+    host: Links, current: ExternalInterface, choose: Choose, check: Check, state: NodeState
 ) -> ExternalInterface | None:
     """What the external interface has become; None: nothing else, or nothing that is fit for use."""
-    link = await host.link(current.name)
-    if link is not None:
-        present = {address.interface.ip for address in await host.addresses(link.index)}
-        if all(address is None or address in present for address in (current.address, current.address6)):
-            return None if link.mtu == current.mtu else replace(current, index=link.index, mtu=link.mtu)
     try:
-        chosen = await choose()
-    except DataplaneError:
+        found = await fit_interface(host, current, choose, check)
+    except DataplaneError as error:
+        state.blockers[subject] = f"the external interface is not fit for use: {error}"
         return None
-    same = (chosen.name, chosen.address, chosen.address6) == (current.name, current.address, current.address6)
-    return None if same else chosen
+    state.blockers.pop(subject, None)
+    same = (found.name, found.mtu, found.address, found.address6)
+    return None if same == (current.name, current.mtu, current.address, current.address6) else found
 
 
 async def follow_config(store: Store, conf: NetConf, state: NodeState, clock: Clock) -> None:

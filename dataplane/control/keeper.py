@@ -69,7 +69,7 @@ class Keeper(Protocol):
         ...
 
     async def open(self) -> None:
-        """Build it; raises `HostError`, `CoreError`."""
+        """Build it; raises `HostError`, `CoreError`. What failed is built by `ensure`."""
         ...
 
     async def close(self) -> None:

@@ -23,7 +23,7 @@ from dataplane.control.refusals import Refusals
 from dataplane.control.renew import Clock
 from dataplane.control.say import Say
 from dataplane.control.watch import LeaseView, piece, pieces_of
-from dataplane.errors import HostError, StoreError
+from dataplane.errors import CoreError, HostError, HostFault, StoreError
 from dataplane.model import IPNetwork, Lease, NetConf, Peer, WatchEvent
 from dataplane.observe.state import NodeState
 from dataplane.stores.base import Store
@@ -80,18 +80,47 @@ class Control:
         self._never = asyncio.Event()
         self._touched = asyncio.Event()
         self._changed = asyncio.Event()
+        self._standing = asyncio.Event()
         self._say = Say(log)
-        self._refusals = Refusals(state)
+        self._refusals = Refusals(
+            state, state.refused, what="is not used", many="are refused", over="is no longer refused"
+        )
+        self._mismatches = Refusals(
+            state,
+            state.mismatched,
+            what="is of a node configured otherwise",
+            many="are of nodes configured otherwise",
+            over="is no longer that of a node configured otherwise",
+        )
         self.keepers = {plan.name: keep(plan, self._desired.peers[plan.name]) for plan in plans}
 
     @property
     def _every(self) -> list[Keeper]:
         return [keeper for keepers in self.keepers.values() for keeper in keepers]
 
-    async def open(self) -> None:
-        """Build every device; raises `HostError`, `CoreError`."""
-        for keeper in self._every:
-            await keeper.open()
+    async def open(self, *, first: bool = True) -> None:
+        """Build every device. What does not succeed now is left to `resync`, which `stand` waits for.
+
+        Args:
+            first: no life of ours stood before.
+        Raises:
+            HostFault: on a first start, what a person must mend.
+        """
+        for name, keepers in self.keepers.items():
+            for keeper in keepers:
+                try:
+                    await keeper.open()
+                except (HostError, CoreError) as error:
+                    if first and isinstance(error, HostFault):
+                        raise
+                    self._state.blockers[f"open {name}"] = f"{name}: {error}"
+                    self._say.warn(f"open {name}", f"{name}: {error}; trying again", self._clock.now())
+
+    async def stand(self) -> None:
+        """Wait until every device and route was found in place, or put there, by `resync`."""
+        self._standing.clear()
+        self._touched.set()
+        await self._standing.wait()
 
     async def close(self) -> None:
         """Let go of every device."""
@@ -136,6 +165,7 @@ class Control:
                     keeper.publish(change)
                 self._changed.set()
             self._refusals.update(self._desired.judged, self.view.refused, self._desired.refused)
+            self._mismatches.update(self._desired.judged, self._desired.mismatched)
             self._state.leases = self._desired.accepted
             if not done:
                 yield
@@ -208,7 +238,8 @@ class Control:
             await self._clock.wait(self._never, longest_delay_s)
 
     async def resync(self) -> None:
-        """Keep the devices as planned, for ever."""
+        """Keep the devices as planned, for ever, once the peers are known: until then all that there is stays."""
+        await self.synced.wait()
         due = self._clock.now() + resync_s
         while True:
             touched = await self._clock.wait(self._touched, look_s)
@@ -219,6 +250,10 @@ class Control:
             self._touched.clear()
             begun = self._clock.now()
             await self.ensure()
+            if not any(keeper.failed for keeper in self._every):
+                self._standing.set()
+                for name in self.keepers:
+                    self._state.blockers.pop(f"open {name}", None)
             due = self._clock.now() + resync_s
             rest = settle_share * (self._clock.now() - begun)
             await self._clock.wait(self._never, min(max(settle_s, rest), longest_settle_s))

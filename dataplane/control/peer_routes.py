@@ -65,6 +65,7 @@ class PeerRoutes:
         self._others: frozenset[Route] | None = None
         self._made: dict[IPNetwork, Route] = {}
         self._swept = False
+        self._stale: list[Route] = []  # found by `look`, removed by `apply` once the new way stands
         self._missing: list[str] = []  # found by `look`, put back by `apply`
         self._refused: set[IPNetwork] = set()
 
@@ -81,12 +82,13 @@ class PeerRoutes:
             route, made = self._route(prefix, interface, device), self._made.get(prefix)
             if route is not None and route != made:
                 put.append(route)
+                remove += self._in_the_way(route)
             elif route is None and made is not None:
                 remove.append(made)
         refused = await self._host.change_routes(put, remove)
         for route in remove:
-            if route not in refused:
-                self._made.pop(route.prefix, None)
+            if route not in refused and self._made.get(route.prefix) == route:
+                del self._made[route.prefix]
         self._made.update({route.prefix: route for route in put if route not in refused})
         self._tell({route.prefix: text for route, text in refused.items()}, prefixes)
         missing, self._missing = self._missing, []
@@ -94,6 +96,7 @@ class PeerRoutes:
             self._state.events["repairs"] += len(missing)
             text = f"{self._plan.name}: put back routes that were gone or changed: {_some(missing)}"
             self._say.warn("missing", text, self._state.now())
+        await self._sweep()
 
     async def ensure(self, interface: int, device: int | None) -> None:
         """Look at all routes and put back what is missing; the first time also remove an earlier life's."""
@@ -102,7 +105,7 @@ class PeerRoutes:
     async def look(self, interface: int, device: int | None) -> set[IPNetwork]:
         """Find out which routes there are; return every prefix that `apply` should be given. Raises `HostError`.
 
-        The first time, what an earlier life left is removed.
+        The first time also what an earlier life left, which `apply` then removes.
         """
         if self._swept and self._direct is Direct.never and device is None:
             return set()  # there are none
@@ -126,7 +129,14 @@ class PeerRoutes:
                 self._made[prefix] = present
             elif made is not None and wanted is not None:
                 self._missing.append(str(prefix))
-        await self._sweep(found, interface, device)
+        if not self._swept:
+            self._stale = [
+                route
+                for prefix, routes in found.items()
+                for route in routes
+                if is_peer_route(route, (interface, device), self._plan.subnets)
+                and route != self._route(prefix, interface, device)
+            ]
         return prefixes
 
     async def remove_all(self) -> None:
@@ -171,23 +181,31 @@ class PeerRoutes:
             return Route(prefix, self._reached[peer.next_hop], peer.next_hop)
         return None if device is None else Route(prefix, device, prefix.network_address, onlink=True)
 
+    def _in_the_way(self, route: Route) -> list[Route]:
+        """The routes that must go before the kernel takes this one; IPv4's are replaced without a gap.
+
+        IPv6 takes a next hop on a device only where no route leads to it by another one, `onlink` or not, and the peer's
+        old route does (net/ipv6/route.c ip6_route_check_nh_onlink).
+        """
+        if route.prefix.version == 4 or not route.onlink:
+            return []
+        made = self._made.get(route.prefix)
+        old = [stale for stale in self._stale if stale.prefix == route.prefix]
+        return [*old, *([made] if made is not None and made.index != route.index else [])]
+
     def _is_overlay(self, prefix: IPNetwork) -> bool:
         return any(
             prefix.version == network.version and prefix.subnet_of(network)  # type: ignore[arg-type]
             for network in self._plan.networks
         )
 
-    async def _sweep(self, found: Mapping[IPNetwork, list[Route]], interface: int, device: int | None) -> None:
+    async def _sweep(self) -> None:
+        """Remove an earlier life's routes: of prefixes that nobody has, and of those that we now reach another way."""
         if self._swept:
             return
-        stale = [
-            route
-            for prefix, routes in found.items()
-            for route in routes
-            if is_peer_route(route, (interface, device), self._plan.subnets) and self._wanted.get(prefix) is None
-        ]
+        stale = [route for route in self._stale if route.prefix not in self._refused]
         refused = await self._host.change_routes((), stale)
-        self._swept = not refused
+        self._swept = not refused and len(stale) == len(self._stale)
         if stale:
             log.info("removed routes of an earlier life: %s", _some([str(route.prefix) for route in stale]))
 

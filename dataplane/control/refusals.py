@@ -1,4 +1,4 @@
-"""Which leases are refused, for the status and, within bounds, for the log.
+"""Which leases are refused, or used with a doubt, for the status and, within bounds, for the log.
 
 What must stay true: the state has all of them at any time, a change costs work for the changed ones only, and whoever
 can write leases cannot fill the log: a few are named each second, and how many there are.
@@ -18,29 +18,38 @@ named_a_second = 20
 
 
 class Refusals:
-    """Keeps `state.refused` (reason by lease key)."""
+    """Keeps one of the state's dicts of reason by lease key.
 
-    def __init__(self, state: NodeState) -> None:
+    Args:
+        told: `state.refused` or another.
+        what, many, over: about a lease, before its reason; about many; and when there is no reason any more.
+    """
+
+    def __init__(self, state: NodeState, told: dict[str, str], *, what: str, many: str, over: str) -> None:
         self._state = state
+        self._told = told
+        self._what = what
+        self._many = many
+        self._over = over
         self._say = Say(log)
         self._second = 0
         self._named = 0
 
     def update(self, keys: Iterable[str], *reasons: Mapping[str, str]) -> None:
         """Bring these keys up to date; of several reasons the first counts."""
-        refused = self._state.refused
+        told = self._told
         unnamed = 0
         for key in keys:
             reason = next((found[key] for found in reasons if key in found), None)
             if reason is None:
-                if refused.pop(key, None) is not None:
-                    self._say.over(key, f"lease {key} is no longer refused")
-            elif refused.get(key) != reason:
-                refused[key] = reason
-                unnamed += not self._name(key, f"lease {key} is not used: {reason}")
+                if told.pop(key, None) is not None:
+                    self._say.over(key, f"lease {key} {self._over}")
+            elif told.get(key) != reason:
+                told[key] = reason
+                unnamed += not self._name(key, f"lease {key} {self._what}: {reason}")
         if unnamed and self._named == named_a_second:
             self._named += 1  # said once a second, too
-            log.warning("and more; %d leases are refused now, `dataplane status` shows them", len(refused))
+            log.warning("and more; %d leases %s now, `dataplane status` shows them", len(told), self._many)
 
     def _name(self, key: str, text: str) -> bool:
         now = self._state.now()

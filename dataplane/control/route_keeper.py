@@ -18,6 +18,7 @@ from dataplane.control.keeper import HostNet, find_external
 from dataplane.control.peer_routes import Direct, PeerRoutes
 from dataplane.control.say import Say
 from dataplane.errors import HostError
+from dataplane.host.netlink import Link
 from dataplane.model import IPNetwork, Peer
 from dataplane.observe.kernel import KernelForwarding
 from dataplane.observe.state import DeviceState, NodeState
@@ -51,6 +52,7 @@ class RouteKeeper:
         self._pending: set[IPNetwork] = set()
         self._lock = asyncio.Lock()
         self._alone = beside is None
+        self._unfit = True
         self._seen = DeviceState(plan.interface, plan.mtu) if beside is None else beside
         if beside is None:
             state.devices[plan.name] = self._seen
@@ -58,15 +60,22 @@ class RouteKeeper:
 
     @property
     def failed(self) -> bool:
-        """Never: there is no device to lose."""
-        return False
+        """Whether the interface was not fit for use when last looked at."""
+        return self._unfit
 
     async def open(self) -> None:
         """See that the interface is fit for use; raises `HostError`."""
+        await self._fit()
+
+    async def _fit(self) -> Link:
+        self._unfit = True
         interface = await find_external(self._host, self.plan.interface, self.plan.underlay_address)
+        self._unfit = False
         if self._alone:
             self._seen.index = interface.index
-            self._seen.forwarding = KernelForwarding(self._wanted)
+            if self._seen.forwarding is None:
+                self._seen.forwarding = KernelForwarding(self._wanted)
+        return interface
 
     async def close(self) -> None:
         """Leave the routes as they are."""
@@ -93,7 +102,7 @@ class RouteKeeper:
         subject = f"routes {self.plan.name}"
         async with self._lock:
             try:
-                interface = await find_external(self._host, self.plan.interface, self.plan.underlay_address)
+                interface = await self._fit()
                 prefixes, self._pending = self._pending, set()
                 if whole:
                     await self._routes.ensure(interface.index, None)
@@ -107,6 +116,5 @@ class RouteKeeper:
                     self._say.warn("routes", f"{self.plan.name}: {error}", self._state.now())
             else:
                 if self._alone:
-                    self._seen.index = interface.index
                     self._state.blockers.pop(subject, None)
                     self._say.over("routes", f"{self.plan.name}: all is in place again")

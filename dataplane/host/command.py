@@ -11,9 +11,10 @@ import os
 import shutil
 from asyncio.subprocess import PIPE
 
-from dataplane.errors import HostError, printable
+from dataplane.errors import HostError, HostFault, printable
 
 limit_s = 10.0
+_no_right = ("Operation not permitted", "Permission denied", "must be root")
 # A daemon may be started with a PATH that has no sbin.
 _path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
@@ -31,7 +32,7 @@ async def ask(*words: str, given: str = "") -> tuple[int, str, str]:
     """
     path = find(words[0])
     if path is None:
-        raise HostError(f"the command {words[0]} is not installed")
+        raise HostFault(f"the command {words[0]} is not installed")
     environment = {**os.environ, "LC_ALL": "C"}
     try:
         # Not a pipe: a tool may end without reading it, and uvloop fails on that (RuntimeError: the handler is closed).
@@ -64,5 +65,6 @@ async def call(*words: str, given: str = "") -> str:
     code, out, err = await ask(*words, given=given)
     if code != 0:
         said = printable(err.strip().replace("\n", "; ")) or "no reason given"
-        raise HostError(f"{' '.join(words)}: exit code {code}: {said}")
+        kind = HostFault if any(text in said for text in _no_right) else HostError
+        raise kind(f"{' '.join(words)}: exit code {code}: {said}")
     return out

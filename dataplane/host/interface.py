@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from dataplane.errors import BadInput, HostError
+from dataplane.errors import BadInput, HostError, HostFault
 from dataplane.host.netlink import Address, Host, Link, Route
 from dataplane.model import IPAddress
 
@@ -77,11 +77,16 @@ class _NoMatch(Exception):
     """One criterion led nowhere; the text says why. The next criterion is tried."""
 
 
+class _NoSuchName(_NoMatch):
+    """There is no interface of the name that was given: for a person to mend; all else may come."""
+
+
 async def choose(host: Host, choice: InterfaceChoice, ipv4: bool, ipv6: bool) -> ExternalInterface:
     """Return the external interface for the enabled families (flannel.md section 7.6).
 
     Raises:
-        HostError: nothing matches, or what matches has no usable address or MTU.
+        HostError: nothing matches (yet), or what matches has no usable address or MTU.
+        HostFault: only names were given, and no interface has one of them.
         BadInput: a regular expression or the can-reach address cannot be read.
     """
     target = _reach_target(choice.can_reach)
@@ -166,12 +171,14 @@ class _Selector:
         if self.choice.can_reach:
             attempts.append((self.by_reach, self.choice.can_reach, f"--iface-can-reach={self.choice.can_reach}"))
         failures = []
+        kind: type[HostError] = HostFault
         for criterion, value, flag in attempts:
             try:
                 return self.finish(criterion(value, flag))
             except _NoMatch as error:
                 failures.append(f"{flag}: {error}")
-        raise HostError(
+                kind = kind if isinstance(error, _NoSuchName) else HostError
+        raise kind(
             "Failed to find interface to use that matches the interfaces and/or regexes provided: "
             + "; ".join(failures)
         )
@@ -207,7 +214,7 @@ class _Selector:
         for link in self.view.links:
             if link.name == name:
                 return _Found(link, f"{name} was named by {flag.partition('=')[0]}")
-        raise _NoMatch(f"error looking up interface {name}: no such network interface")
+        raise _NoSuchName(f"error looking up interface {name}: no such network interface")
 
     def by_regex(self, pattern: str, flag: str) -> _Found:
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from dataplane.errors import HostError
+from dataplane.errors import HostError, HostFault
 from dataplane.host.command import ask, call, find
 from dataplane.host.rules import Chain, Overlay, Wanted, chains, first_chains, iptables_jump, iptables_rule
 
@@ -44,7 +44,7 @@ class Iptables:
             HostError: a tool is missing or refused.
         """
         if not available(overlay.version for overlay in self._wanted.overlays):
-            raise HostError(
+            raise HostFault(
                 "iptables is not installed: install the package iptables, "
                 'or set "EnableNFTables": true in the network configuration'
             )

@@ -13,13 +13,15 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
 from typing import Any, TypeVar
 
 from pyroute2 import IPRoute, NetlinkError
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
-from dataplane.errors import HostError
+from dataplane.errors import HostError, host_error
 from dataplane.host.monitor import watch_changes
 from dataplane.model import IPAddress, IPNetwork
 
@@ -37,6 +39,7 @@ _ifa_f_nodad = 0x02
 _ifa_f_deprecated = 0x20
 _ifa_f_permanent = 0x80
 _iff_up = 1
+_listings = 5
 _no_such_route = (errno.ESRCH, errno.ENODEV, errno.ENETUNREACH)
 _families = {4: socket.AF_INET, 6: socket.AF_INET6}
 
@@ -292,13 +295,18 @@ class Host:
                     self._netlink = _open_netlink()
                     # The answer to any question shows by which port it was asked.
                     self._port = next(iter(self._netlink.link("get", ifname="lo")))["header"]["pid"]
-                return request(self._netlink)
+                for _ in range(_listings):
+                    with suppress(NetlinkDumpInterrupted):  # it changed while the kernel listed it
+                        return request(self._netlink)
+                raise HostError(f"cannot {what}: it changes faster than the kernel lists it")
             except NetlinkError as error:
                 if error.code in absent:
                     return None
-                raise HostError(f"cannot {what}: {os.strerror(error.code)} (errno {error.code})") from error
+                raise host_error(
+                    f"cannot {what}: {os.strerror(error.code)} (errno {error.code})", error.code
+                ) from error
             except OSError as error:
-                raise HostError(f"cannot {what}: {error.strerror or error}") from error
+                raise host_error(f"cannot {what}: {error.strerror or error}", error.errno) from error
 
         result: Result = await asyncio.get_running_loop().run_in_executor(self._thread, run)
         return result

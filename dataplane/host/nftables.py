@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from dataplane.errors import HostError
+from dataplane.errors import HostError, HostFault
 from dataplane.host.command import ask, call, find
 from dataplane.host.rules import Wanted, chains, nft_table, nft_table_name
 
@@ -43,7 +43,7 @@ class Nftables:
             HostError: nft is missing or refused.
         """
         if not available():
-            raise HostError("nft is not installed: install the package nftables (1.0.1 or newer), or iptables")
+            raise HostFault("nft is not installed: install the package nftables (1.0.1 or newer), or iptables")
         text = "".join(
             f"{_emptied(overlay.version)}{nft_table(self._wanted, overlay)}" for overlay in self._wanted.overlays
         )

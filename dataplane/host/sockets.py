@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 
-from dataplane.errors import HostError
+from dataplane.errors import host_error
 from dataplane.model import IPAddress
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ def open_receive(address: IPAddress, port: int, interface: str, count: int) -> l
             opened.append(_open(address, port, interface, share))
     except OSError as error:
         close_all(opened)
-        raise HostError(_explain(address, port, interface, error)) from error
+        raise host_error(_explain(address, port, interface, error), error.errno) from error
     except BaseException:
         close_all(opened)
         raise
@@ -112,7 +112,7 @@ def _open(address: IPAddress, port: int, interface: str, prepare: Callable[[sock
     try:
         sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     except OSError as error:
-        raise HostError(_explain(address, port, interface, error)) from error
+        raise host_error(_explain(address, port, interface, error), error.errno) from error
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
         prepare(sock)
@@ -124,7 +124,7 @@ def _open(address: IPAddress, port: int, interface: str, prepare: Callable[[sock
             sock.bind((str(address), port, 0, scope))
     except OSError as error:
         sock.close()
-        raise HostError(_explain(address, port, interface, error)) from error
+        raise host_error(_explain(address, port, interface, error), error.errno) from error
     return sock
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 import pytun
 
-from dataplane.errors import HostError
+from dataplane.errors import HostError, HostFault
 from dataplane.host.ethtool import driver_of
 
 _device_node = "/dev/net/tun"
 _tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
+_shortages = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN)
 _ifreq_size = 40  # sizeof(struct ifreq) on 64-bit kernels; 32-bit ones read less
 # Not sysfs, which shows the namespace that mounted it.
 _proc_net_dev = Path("/proc/thread-self/net/dev")
@@ -90,7 +91,7 @@ def open_tun(name: str, queues: int) -> Tun:
     except OSError as error:
         for queue in opened:
             queue.close()
-        raise HostError(_explain(name, error)) from error
+        raise _refusal(name, error) from error
 
 
 def check_tun(name: str) -> None:
@@ -98,9 +99,9 @@ def check_tun(name: str) -> None:
     try:
         os.close(os.open(_device_node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        raise HostError(_explain(name, error)) from error
+        raise _refusal(name, error) from error
     if name in (taken for _, taken in socket.if_nameindex()):
-        raise HostError(_explain(name, OSError(errno.EBUSY, os.strerror(errno.EBUSY))))
+        raise _refusal(name, OSError(errno.EBUSY, os.strerror(errno.EBUSY)))
 
 
 def _open_first(name: str, attempts: list[int]) -> tuple[pytun.TunTapDevice, int]:
@@ -111,7 +112,7 @@ def _open_first(name: str, attempts: list[int]) -> tuple[pytun.TunTapDevice, int
             refused = error
             if error.errno != errno.EINVAL:
                 break
-    raise HostError(_explain(name, refused)) from refused
+    raise _refusal(name, refused) from refused
 
 
 def _open_queue(name: str, flags: int) -> pytun.TunTapDevice:
@@ -133,6 +134,11 @@ def _driver_of(name: str) -> str:
         return driver_of(name)
     except HostError:
         return ""
+
+
+def _refusal(name: str, error: OSError) -> HostError:
+    kind = HostError if error.errno in _shortages else HostFault
+    return kind(_explain(name, error))
 
 
 def _explain(name: str, error: OSError) -> str:

@@ -19,7 +19,7 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
-from dataplane.errors import HostError
+from dataplane.errors import HostError, HostFault
 from dataplane.host.netlink import Host
 from dataplane.host.sysctl import write_sysctl
 from dataplane.model import IPAddress, VxlanLink
@@ -70,7 +70,7 @@ async def ensure_device(host: Host, wanted: VxlanLink, mac: bytes) -> tuple[int,
     existing = await host.ask(f"look up device {wanted.name}", lambda netlink: _get(netlink, wanted.name))
     if existing is not None:
         if _kind(existing) != "vxlan":
-            raise HostError(
+            raise HostFault(
                 f"cannot make the vxlan device {wanted.name}: a {_kind(existing) or 'hardware'} device has this name"
             )
         if not _differs(existing, wanted, interface.index):
@@ -106,7 +106,7 @@ async def bring_up(host: Host, wanted: VxlanLink, index: int) -> None:
         return True
 
     if not await host.ask(f"bring up {wanted.name} with MTU {wanted.mtu}", change):
-        raise HostError(
+        raise HostFault(
             f"cannot bring up {wanted.name}: UDP port {wanted.port} is in use by a socket of another program "
             f"(`ss -lunp sport = {wanted.port}` shows which)"
         )

@@ -147,7 +147,7 @@ class Lab:
                 new.add_pod()
         self.wait_converged()
 
-    def wait_converged(self, timeout: float = 10.0) -> None:
+    def wait_converged(self, timeout: float = 30.0) -> None:
         """Wait until every node knows every other; raises `LabError` naming the pairs that do not."""
 
         def ignorant() -> list[str]:

@@ -25,7 +25,7 @@ from dataplane.lab.commands import LabError, wait_for
 from dataplane.lab.topology import Place, Pod, PodNet, Underlay, add_cni0, underlay_address, underlay_address6
 
 healthz_port = 10254
-start_limit_s = 20.0
+start_limit_s = 60.0
 
 
 class Node(Place, ABC):

@@ -5,18 +5,21 @@ What must stay true: every run is bounded in time, and loss is reported as numbe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
 import signal
 import subprocess
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from dataplane.lab.commands import CommandFailed, LabError, inside_of, run
+from dataplane.lab.commands import CommandFailed, LabError, inside_of, run, wait_for
 
 iperf_port = 5201
+answer_limit_s = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ def ping(
     size: int | None = None,
     whole: bool = False,
     ttl: int | None = None,
-    wait_s: float = 1.0,
+    wait_s: float = 5.0,
     options: Sequence[str] = (),
 ) -> Ping:
     """Ping `address` from a namespace.
@@ -88,21 +91,43 @@ class LongPing:
     """A ping that goes on until it is stopped."""
 
     def __init__(self, namespace: str, address: str, interval: float = 0.01) -> None:
-        # Quiet: nobody reads the pipe meanwhile, and a full one would stop it.
-        words = ["ping", "-q", "-n", "-i", f"{interval:g}", "-W", "1", address]
+        words = ["ping", "-n", "-i", f"{interval:g}", address]
         self._process = subprocess.Popen(
             inside_of(namespace, words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
+        self._answered: set[int] = set()
+        self._lines: list[str] = []
+        self._sent = 0
+        self._reading = threading.Thread(target=self._read, daemon=True)
+        self._reading.start()
+
+    def _read(self) -> None:
+        # Always somebody reads the pipe: a full one would stop it.
+        for line in self._process.stdout or ():
+            if (answer := re.search(r"bytes from \S+ icmp_seq=(\d+)", line)) is not None:
+                self._answered.add(int(answer[1]))
+                continue
+            self._lines.append(line)
+            if (so_far := re.match(r"\d+/(\d+) packets", line)) is not None:  # received/sent
+                self._sent = int(so_far[1])
 
     def stop(self) -> Ping:
-        """End it and return what it saw. One request may be under way: ping counts it as sent, see `lost`."""
-        self._process.send_signal(signal.SIGINT)
+        """End it and return what it saw up to now: requests under way are waited for, as long as later ones get no answer."""
         try:
-            text, _ = self._process.communicate(timeout=10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            raise LabError("ping did not end on SIGINT") from None
-        return read_ping(text)
+            self._process.send_signal(signal.SIGQUIT)  # it tells how many it has sent, and goes on
+            wait_for(lambda: self._sent, answer_limit_s, "ping to tell what it has sent")
+            with contextlib.suppress(LabError):
+                wait_for(lambda: max(self._answered, default=0) > self._sent, answer_limit_s, "the last answers")
+            received = sum(number <= self._sent for number in self._answered)
+        finally:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(answer_limit_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                raise LabError("ping did not end on SIGINT") from None
+            self._reading.join()
+        return Ping(self._sent, received, None, "".join(self._lines))
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,6 +104,7 @@ class NodeState:
         blockers: why the node is not ready, one sentence by subject.
         notes: problems that do not keep it from working, by subject.
         refused: reason by lease key.
+        mismatched: by the key of a lease in use, what tells of a node configured otherwise than we are.
         leases: how many leases of other nodes are in use.
         store_contact: Unix time of the last successful contact with the store.
         firewall_drops: packets that the encapsulation rules dropped, as of the last look.
@@ -124,6 +125,7 @@ class NodeState:
     blockers: dict[str, str] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    mismatched: dict[str, str] = field(default_factory=dict)
     leases: int = 0
     store_contact: float | None = None
     firewall_drops: int = 0
@@ -153,7 +155,10 @@ class NodeState:
     def problems(self) -> list[str]:
         """Return everything that is wrong, what keeps the node from being ready first."""
         leases = [f"lease {key} is not used: {reason}" for key, reason in sorted(self.refused.items())]
-        return [*self.unready(), *self.notes.values(), *leases]
+        doubts = [
+            f"lease {key} is of a node configured otherwise: {text}" for key, text in sorted(self.mismatched.items())
+        ]
+        return [*self.unready(), *self.notes.values(), *doubts, *leases]
 
     def workers_alive(self, device: DeviceState) -> int:
         """How many of the device's workers run."""

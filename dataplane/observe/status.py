@@ -35,6 +35,7 @@ def document(state: NodeState) -> dict[str, Any]:
         "devices": [_device(state, device) for device in state.devices.values()],
         "peers": [_peer(device, peer, counters) for device, peer, counters in state.peers()],
         "refused_leases": [{"lease": key, "reason": reason} for key, reason in sorted(state.refused.items())],
+        "mismatched_leases": [{"lease": key, "reason": text} for key, text in sorted(state.mismatched.items())],
         "drops": state.drops(),
         "counters": state.counters(),
         "events": dict(state.events),

@@ -89,9 +89,9 @@ def test_the_callers_descriptors_stay_open(vxlan_edges: Edges) -> None:
     assert vxlan_edges.recv_underlay()[0][22:] == good_out
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("spin_us", [0, 10_000_000])
-def test_stop_is_prompt_while_traffic_flows(spin_us: int) -> None:
+def test_stop_does_not_wait_for_traffic_to_end(spin_us: int) -> None:
+    """The flood ends after the stop only: a worker that wanted its queue empty, or to spin on, would never come back."""
     with Edges("vxlan", workers=2, start=False) as edges:
         edges.config = replace(edges.config, spin_us=spin_us)
         edges.renew(start=True)
@@ -105,22 +105,17 @@ def test_stop_is_prompt_while_traffic_flows(spin_us: int) -> None:
         flooding = threading.Thread(target=flood)
         flooding.start()
         edges.wait_for("underlay_receives", 100)
-        start = time.monotonic()
         edges.forwarder.stop()
-        took = time.monotonic() - start
+        assert flooding.is_alive()
         enough.set()
         flooding.join()
-        assert took < 1, "a worker finishes its burst, not its queue"
         assert edges.forwarder.failures == ()
 
 
-@pytest.mark.alone
 def test_stop_wakes_sleepers(vxlan_edges: Edges) -> None:
     vxlan_edges.renew(start=True)
     vxlan_edges.wait_for("sleeps", 1)
-    start = time.monotonic()
-    vxlan_edges.forwarder.stop()
-    assert time.monotonic() - start < 1
+    vxlan_edges.forwarder.stop()  # nothing else would wake them
     vxlan_edges.renew(start=True)
 
 

@@ -44,7 +44,7 @@ async def first_keys(store: EtcdStore) -> set[str]:
 
 async def until_answered(store: EtcdStore) -> None:
     """Ask until it answers; gRPC connects anew at most a second after the server is back."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while True:
             try:
                 await store.ping()

@@ -38,7 +38,7 @@ def device_mtu(node: DaemonNode, version: int) -> int:
 def learn_path_mtu(one: Pod, other: Pod) -> None:
     """Let both pods find out what fits: IPv6 routers do not split, and flannel-v6.1 carries less than pods are told."""
     size = int(one.run("cat", "/sys/class/net/eth0/mtu").stdout)
-    wait_for(lambda: one.ping(other, 6, size=size, count=1, wait_s=0.2).ok, 5, "path MTU discovery")
+    wait_for(lambda: one.ping(other, 6, size=size, count=1, wait_s=0.2).ok, 30, "path MTU discovery")
 
 
 def free_subnet(lab: Lab) -> IPv4Network:

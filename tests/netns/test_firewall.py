@@ -38,7 +38,7 @@ Body = Callable[[str], Awaitable[None]]
 kinds = ("nftables", "iptables-nft", "iptables-legacy")
 _unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _bodies: dict[str, Body] = {}
-_deadline_s = 10.0
+_deadline_s = 30.0
 
 overlay4 = Overlay(IPv4Network("10.244.0.0/16"), IPv4Network("10.244.7.0/24"))
 overlay6 = Overlay(IPv6Network("fd00:10::/56"), IPv6Network("fd00:10:0:7::/64"))
@@ -221,7 +221,7 @@ class Network:
             server = place.start(sys.executable, "-c", _echo, output=subprocess.PIPE)
             assert server.stdout is not None and server.stdout.readline() == b"ready\n"
 
-    def source_seen(self, place: Place | None, address: str, limit_s: float = 3.0) -> str:
+    def source_seen(self, place: Place | None, address: str, limit_s: float = 30.0) -> str:
         """Which source address arrives at `address` when `place` (None: the node) asks it."""
         words = (sys.executable, "-c", _ask, address, str(limit_s))
         return run(None if place is None else place.name, *words).stdout.strip()

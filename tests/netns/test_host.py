@@ -35,7 +35,7 @@ Body = Callable[[Host], Awaitable[None]]
 _user = [] if os.getuid() == 0 else ["--user", "--map-root-user"]
 _unshare = ["unshare", *_user, "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _bodies: dict[str, Body] = {}
-_deadline_seconds = 10
+_deadline_seconds = 30
 _vnet_hdr_bytes = 10  # sizeof(struct virtio_net_hdr)
 loopback = IPv4Address("127.0.0.1")
 
@@ -189,7 +189,7 @@ async def test_tun_without_privilege(host: Host) -> None:
     script = "from dataplane.host.tun import open_tun; open_tun('flannel.1', 1)"
     unprivileged = ["setpriv", "--bounding-set", "-net_admin", sys.executable, "-c", script]
     result = await asyncio.to_thread(subprocess.run, unprivileged, capture_output=True, text=True, check=False)
-    assert "HostError: cannot open the TUN device flannel.1: Operation not permitted" in result.stderr
+    assert "HostFault: cannot open the TUN device flannel.1: Operation not permitted" in result.stderr
     assert "this needs CAP_NET_ADMIN" in result.stderr
 
 

@@ -126,7 +126,7 @@ def expect_dropped(
     siege.send_raw(place, packets)
     siege.send(place, version, [each for each in datagrams if isinstance(each, bytes)])
     wanted = len(datagrams)
-    wait_for(lambda: (refused(siege.target) - before)[reason] >= wanted, 5, f"{wanted} drops for {reason}")
+    wait_for(lambda: (refused(siege.target) - before)[reason] >= wanted, 30, f"{wanted} drops for {reason}")
     assert refused(siege.target) - before == {reason: wanted}
     assert udp_received(siege.target.pods[0], version) == arrived
 
@@ -150,7 +150,7 @@ def test_a_leased_peer_that_does_not_lie_is_heard(siege: Siege, version: int) ->
     node_address = str(siege.liar.address if version == 4 else siege.liar.address6)
     before = udp_received(siege.target.pods[0], version)
     siege.send(siege.liar, version, [vxlan(siege.frame(version)), vxlan(siege.frame(version, node_address))])
-    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 2, 5, "both datagrams")
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 2, 30, "both datagrams")
 
 
 @versions
@@ -204,7 +204,7 @@ def test_other_tunnels_are_left_alone(siege: Siege, version: int) -> None:
             def packets(name: str = name) -> int:
                 return int(siege.target.run("cat", f"/sys/class/net/{name}/statistics/rx_packets").stdout)
 
-            wait_for(lambda: packets() == 3, 5, f"three frames at {name}")
+            wait_for(lambda: packets() == 3, 30, f"three frames at {name}")
         finally:
             siege.target.batch(f"link delete {name}")
 
@@ -236,7 +236,7 @@ def test_no_address_of_the_host_is_a_way_around(siege: Siege) -> None:
                 siege.send_raw(siege.stranger, [probe])
                 return siege.target.drops().get("receive_unknown_sender", 0) > before
 
-            wait_for(dropped, 5, "the new address to be looked at")
+            wait_for(dropped, 30, "the new address to be looked at")
             packets = [
                 outer(siege, version, stranger_number, destination)
                 / UDP(sport=9, dport=8472)
@@ -260,7 +260,7 @@ def test_what_the_host_forwards_is_left_alone(siege: Siege) -> None:
     siege.send_raw(
         siege.stranger, [outer(siege, 4, stranger_number, to) / UDP(sport=9, dport=8472) / Raw(vxlan(siege.frame(4)))]
     )
-    wait_for(lambda: forwarded() == packets + 1, 5, "the firewall to see it")
+    wait_for(lambda: forwarded() == packets + 1, 30, "the firewall to see it")
     assert refused(siege.target) == drops
 
 
@@ -305,7 +305,7 @@ def test_fragments(siege: Siege, version: int) -> None:
     size = 64 if version == 4 else 80  # UDP, VXLAN, Ethernet, inner IP, and a little
     before = udp_received(siege.target.pods[0], version)
     siege.send_raw(siege.liar, pieces(size, 2, 100))
-    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 1, 5, "the datagram of several pieces")
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 1, 30, "the datagram of several pieces")
     expect_dropped(siege, siege.liar, version, pieces(32, 2, 101)[:1], "receive_short")
     expect_dropped(siege, siege.stranger, version, pieces(size, stranger_number, 102)[:1], "receive_unknown_sender")
 

@@ -64,6 +64,6 @@ def test_what_the_queue_had_no_room_for_is_counted(lab: Lab) -> None:
     def lost() -> dict[str, int]:
         return {reason: n for reason, n in (Counter(node.drops()) - drops).items() if reason != "send_multicast"}
 
-    wait_for(lambda: received(other) - came + sum(lost().values()) == offered, 5, "all to be delivered or counted")
+    wait_for(lambda: received(other) - came + sum(lost().values()) == offered, 30, "all to be delivered or counted")
     assert lost().keys() == {"tun_queue"}
     assert lost()["tun_queue"] >= 400

@@ -76,11 +76,11 @@ class Machine:
 
 @asynccontextmanager
 async def watching(store: Store) -> AsyncIterator[Callable[[], Awaitable[WatchEvent]]]:
-    """Give a function that returns the watch's next event, and fails after five seconds without one."""
+    """Give a function that returns the watch's next event, and fails after half a minute without one."""
     events = store.watch()
 
     async def following() -> WatchEvent:
-        return await asyncio.wait_for(anext(events), 5)
+        return await asyncio.wait_for(anext(events), 30)
 
     try:
         yield following

@@ -422,7 +422,7 @@ class TestPeers:
         ("change", "reason"),
         [
             ({"backend_type": "VXLAN"}, "BackendType is 'VXLAN'"),
-            ({"backend_type": ""}, "BackendType is ''"),
+            ({"backend_type": ""}, r"BackendType is '' \(flannel's udp\)"),
             ({"backend_type": None}, "BackendType is None"),
             ({"backend_data": None}, "BackendData is missing"),
             ({"backend_data": []}, "allowed: "),
@@ -442,6 +442,38 @@ class TestPeers:
     def test_refused_by_vxlan(self, change: dict[str, Any], reason: str) -> None:
         with pytest.raises(BadLease, match=reason):
             peers_of(conf_of("vxlan"), peer_lease(**change))
+
+
+@pytest.mark.parametrize(
+    ("backend", "change", "text"),
+    [
+        ("vxlan", {}, ""),
+        ("vxlan", {"backend_data": {"vni": 1, "VtepMAC": "66:be:00:76:59:06"}}, ""),
+        ("vxlan", {"backend_data": {"VtepMAC": "66:be:00:76:59:06"}}, ""),
+        ("vxlan", {"backend_data": {"VNI": 7, "VtepMAC": "66:be:00:76:59:06"}}, "BackendData.VNI is 7 and ours 1"),
+        ("udp", {"backend_type": ""}, ""),
+        ("udp", {"backend_type": "vxlan"}, "BackendType is 'vxlan' and ours is udp"),
+        ("udp", {"backend_type": "host-gw"}, "BackendType is 'host-gw' and ours is udp"),
+    ],
+)
+def test_a_lease_tells_of_a_node_configured_otherwise(backend: str, change: dict[str, Any], text: str) -> None:
+    conf = conf_of(backend)
+    lease, plan = peer_lease(**change), devices_of(conf)[0]
+    assert from_conf(conf).peers(conf, lease, plan)
+    found = from_conf(conf).mismatch(lease, plan)
+    assert text in found
+    assert bool(text) == bool(found)
+
+
+def test_of_a_large_vni_what_a_lease_has_room_for_is_compared() -> None:
+    conf = conf_of("vxlan", vni=65536 + 5)
+    found = [
+        from_conf(conf).mismatch(
+            peer_lease(backend_data={"VNI": vni, "VtepMAC": "66:be:00:76:59:06"}), devices_of(conf)[0]
+        )
+        for vni in (5, 6)
+    ]
+    assert [bool(text) for text in found] == [False, True]
 
 
 json_values = st.recursive(

@@ -37,6 +37,9 @@ class Counting:
         self.asked.append(lease.key)
         return backend.peers(conf, lease, device)
 
+    def mismatch(self, lease: Lease, device: DevicePlan) -> str:
+        return backend.mismatch(lease, device)
+
 
 def test_a_change_among_ten_thousand_peers_touches_one() -> None:
     async def scenario() -> None:
@@ -87,6 +90,30 @@ def test_bad_lease_is_in_the_status_and_logged_once(caplog: pytest.LogCaptureFix
     assert (
         sum("10.244.3.0-24" in record.message and record.levelno == logging.WARNING for record in caplog.records) == 1
     )
+
+
+def test_a_node_of_another_vni_is_used_and_named_until_it_is_configured_as_we_are(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def of_vni(number: int, vni: int) -> Lease:
+        good = lease(number)
+        return replace(good, attrs=replace(good.attrs, backend_data={**good.attrs.backend_data, "VNI": vni}))
+
+    async def scenario() -> None:
+        others = [of_vni(number, 7) for number in range(3, 203)]
+        node = await opened(lease(2), *others)
+        assert set(node.state.mismatched) == {other.key for other in others}
+        assert len(node.table) == 202
+        assert any(others[0].key in text and "VNI is 7" in text for text in node.state.problems())
+        assert node.state.unready() == []
+        node.control.take(LeasePut(of_vni(3, 1)), LeaseGone(others[1].key), LeasePut(lease(5, mac="bad")))
+        assert set(node.state.mismatched) == {other.key for other in others[3:]}
+        assert lease(5).key in node.state.refused
+
+    go(scenario())
+    named = [record.message for record in caplog.records if "configured otherwise" in record.message]
+    assert 20 <= len(named) <= 25
+    assert sum("200 leases are of nodes configured otherwise" in text for text in named) == 1
 
 
 def test_own_lease_gone_or_in_other_hands_raises_doubt() -> None:

@@ -26,6 +26,7 @@ class Changing(Net):
     def __init__(self) -> None:
         super().__init__()
         self.chosen: ExternalInterface | HostError = eth0
+        self.state = NodeState()
 
     async def choose(self) -> ExternalInterface:
         if isinstance(self.chosen, HostError):
@@ -39,7 +40,7 @@ class Changing(Net):
 
 async def followed(net: Changing) -> ExternalInterface | None:
     """What the interface is found to have become; None: nothing, after the task had every chance to look."""
-    task = asyncio.create_task(follow_interface(net, eth0, net.choose, VirtualClock()))
+    task = asyncio.create_task(follow_interface(net, eth0, net.choose, lambda _: None, net.state, VirtualClock()))
     for _ in range(50):
         await asyncio.sleep(0)
     if task.done():

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import time
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -34,27 +32,6 @@ def test_watch_tells_a_snapshot_then_every_change_of_every_daemon(tmp_path: Path
             with machine.sql() as sql:
                 sql.execute("DELETE FROM lease WHERE node = '192.0.2.2'")
             assert await following() == LeaseGone(second.key)
-
-    run(tmp_path, test)
-
-
-@pytest.mark.alone
-def test_a_change_is_told_within_fifty_milliseconds(tmp_path: Path) -> None:
-    async def test(machine: Machine) -> None:
-        own, other = machine.store(), machine.store()
-        lease = await other.acquire(node(2), None)
-        spent = []
-        async with watching(own) as following:
-            await following()
-            for _ in range(20):
-                told = asyncio.ensure_future(following())
-                await asyncio.sleep(0)  # the watch is waiting now
-                lease = await other.renew(lease)
-                start = time.perf_counter()
-                assert await told == LeasePut(lease)
-                spent.append(time.perf_counter() - start)
-        # The median, as the machine running the test may be busy; the poll interval bounds the rest.
-        assert sorted(spent)[10] < 0.05
 
     run(tmp_path, test)
 

@@ -25,7 +25,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, *errors: StoreError) -> tuple[int, list
             raise left.pop(0)
         return len(asked)
 
-    life = app._Life(nothing, state, nothing, nothing, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+    life = app._Life(nothing, state, nothing, nothing, nothing, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
     count = asyncio.run(life._patiently(store))
     assert "acquire" not in state.blockers
     return count, asked

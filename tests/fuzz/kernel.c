@@ -359,7 +359,6 @@ static void tun_put(const struct virtio_net_hdr *offload, const struct iovec *io
 
 	count = check_super(offload, packet, len, &ip);
 	if (is_refused) {
-		kernel->refused_writes++;
 		kernel->refused_packets += count ? count : 1;
 		return;
 	}

@@ -83,8 +83,7 @@ struct kernel {
 	struct queue underlay;
 	struct records wire;
 	struct records host;
-	uint64_t refused_writes;  /* to the TUN */
-	uint64_t refused_packets; /* in them */
+	uint64_t refused_packets; /* in writes to the TUN that failed */
 	struct fault fault[calls];
 	uint32_t refused; /* bits of enum dp_offload and of the two below: what it says no to when asked */
 	bool refuses_randomness;

@@ -94,7 +94,8 @@ struct kernel {
 	uint32_t forbid;
 	/* What happens while the worker sleeps; false: nothing more. */
 	bool (*next)(struct kernel *kernel);
-	void (*on_whole)(struct kernel *kernel, const union underlay_address *to, const struct ip *super);
+	/* A super-packet left by the TAP. */
+	void (*on_whole)(struct kernel *kernel, const struct ip *super);
 };
 
 /* The one whose forwarder runs. */

@@ -77,8 +77,8 @@ static bool is_due(enum call call)
 {
 	struct fault *fault = &kernel->fault[call];
 
-	if (kernel->forbid_after && --kernel->forbid_after == 0)
-		dp_forbid(kernel->dp, kernel->forbid);
+	if (kernel->interrupt_after && --kernel->interrupt_after == 0)
+		kernel->interrupt(kernel);
 	if (!fault->times)
 		return false;
 	if (fault->skip) {
@@ -88,9 +88,24 @@ static bool is_due(enum call call)
 	return true;
 }
 
+static bool is_fatal(enum call call, int error)
+{
+	switch (call) {
+	case call_poll:
+		return error != EINTR;
+	case call_tun_read:
+		return error != EINTR && error != EAGAIN;
+	case call_recvmmsg:
+		return error == EBADF || error == EINVAL;
+	default:
+		return false;
+	}
+}
+
 static int fail(enum call call)
 {
 	kernel->fault[call].times--;
+	kernel->fatal_faults += is_fatal(call, kernel->fault[call].error);
 	errno = kernel->fault[call].error;
 	return -1;
 }
@@ -269,11 +284,10 @@ static ssize_t tun_take(struct virtio_net_hdr *offload, uint8_t *out, size_t roo
 	const struct item *item;
 
 	if (is_due(call_tun_read)) {
-		if (!kernel->fault[call_tun_read].error) {
-			kernel->fault[call_tun_read].times--;
-			return offload ? (ssize_t)sizeof(*offload) - 1 : 0;
-		}
-		return fail(call_tun_read);
+		fail(call_tun_read);
+		if (errno)
+			return -1;
+		return offload ? (ssize_t)sizeof(*offload) - 1 : 0;
 	}
 	if (queue->taken == queue->used) {
 		errno = EAGAIN;

@@ -31,9 +31,10 @@ packets = {
     "ttl1": IP(src="10.5.2.9", dst="10.5.1.9", ttl=1) / UDP() / Raw(b"t"),
 }
 
-# A train of one packet from the peer behind hop 0, the next step to follow at once: IPv4 with DF, 100 bytes.
+# A train of one packet from the peer behind hop 0, the next step to follow at once: IPv4 with DF, 100 bytes, TCP and UDP.
 train = bytes([0x84, 0, 0])
 joins = train + bytes([0x40, 0, 0, 100])
+joins_udp = train + bytes([0x42, 0, 0, 100])
 odd_ones = {
     "ack": train + bytes([0x40, 0, 0, 0]),
     "fin": train + bytes([0x40, 3, 0, 50]),
@@ -41,11 +42,16 @@ odd_ones = {
     "options": train + bytes([0x40, 0x80, 0, 100]),
     "super": train + bytes([0x40, 0, 0xC2, 0]),
 }
+# UDP that nobody cut is told by its segments' size.
+super_udp = bytes([0x84, 0x10, 0, 0x42, 0, 0xC2, 0, 0x02, 0xE7])
 
 
 def write_lives(directory: Path) -> None:
     for name, odd in odd_ones.items():
         (directory / f"joins_around_{name}").write_bytes(bytes([0xFF, 1, 0, 0]) + joins * 2 + odd + joins * 2)
+    (directory / "joins_around_super_udp").write_bytes(
+        bytes([0xFF, 1, 0, 0]) + joins_udp * 2 + super_udp + joins_udp * 2
+    )
 
 
 directory, wire = Path(sys.argv[1]), sys.argv[2]

@@ -89,11 +89,13 @@ struct kernel {
 	bool refuses_randomness;
 	uint64_t clock_ns;
 	uint32_t tick_ns;         /* how far the clock goes by itself whenever it is read */
-	uint32_t forbid_after;    /* calls until forbid is forbidden; 0: never */
-	uint32_t forbid;
+	uint32_t interrupt_after; /* calls until interrupt, in the middle of one; 0: never */
+	uint32_t fatal_faults;    /* that end dp_run */
+	void (*interrupt)(struct kernel *kernel);
 	/* What happens while the worker sleeps; false: nothing more. */
 	bool (*next)(struct kernel *kernel);
-	void (*on_whole)(struct kernel *kernel, const union underlay_address *to, const struct ip *super);
+	/* A super-packet left by the TAP. */
+	void (*on_whole)(struct kernel *kernel, const struct ip *super);
 };
 
 /* The one whose forwarder runs. */

@@ -158,6 +158,7 @@ class Forwarder:
             thread.start()
 
     def _run(self, index: int) -> None:
+        lib.dp_hurry()
         code = lib.dp_run(self._dp, index)
         if not self._stopping:
             reason = strerror(-code) if code < 0 else "ended"

@@ -111,6 +111,11 @@ class LongPing:
             if (so_far := re.match(r"\d+/(\d+) packets", line)) is not None:  # received/sent
                 self._sent = int(so_far[1])
 
+    @property
+    def answers(self) -> int:
+        """How many there are so far."""
+        return len(self._answered)
+
     def stop(self) -> Ping:
         """End it and return what it saw up to now: requests under way are waited for, as long as later ones get no answer."""
         try:

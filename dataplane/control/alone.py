@@ -25,8 +25,12 @@ _credentials = struct.Struct("=iII")  # struct ucred
 
 
 @contextmanager
-def alone(names: Iterable[str]) -> Iterator[None]:
-    """Hold devices and overlays of this network namespace; raises `HostError` where another daemon has one."""
+def alone(names: Iterable[str], advice: str = "a second one needs another network and device (VNI)") -> Iterator[None]:
+    """Hold devices and overlays of this network namespace; raises `HostError` where another daemon has one.
+
+    Args:
+        advice: what to do about it.
+    """
     with ExitStack() as held:
         for name in names:
             address = f"\0dataplane {name}"
@@ -36,13 +40,13 @@ def alone(names: Iterable[str]) -> Iterator[None]:
                     holder.bind(address)
                     holder.listen()
                 except OSError:
-                    _refuse(name, address)
+                    _refuse(name, address, advice)
             except OSError as error:
                 log.warning("it cannot be told whether another daemon has %s: %s", name, error.strerror or error)
         yield
 
 
-def _refuse(name: str, address: str) -> None:
+def _refuse(name: str, address: str, advice: str) -> None:
     """Raise `HostError` if one of ours, or of root's, has the name; `OSError` if that cannot be told."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
         asking.setblocking(False)
@@ -51,10 +55,7 @@ def _refuse(name: str, address: str) -> None:
     if uid not in (0, os.geteuid()):
         log.warning("user %d (pid %d) has taken the name of %s, as if it were a daemon", uid, pid, name)
         return
-    raise HostError(
-        f"{name} is in use by another daemon (pid {pid}) in this network namespace; "
-        "a second one needs another network and device (VNI)"
-    )
+    raise HostError(f"{name} is in use by another daemon (pid {pid}) in this network namespace; {advice}")
 
 
 @contextmanager

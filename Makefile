@@ -51,7 +51,7 @@ test-c: build ## the C tests under AddressSanitizer and UndefinedBehaviorSanitiz
 
 # Files go to the two workers in the order of the folders: the long ones are in the middle, the small ones fill up the end.
 # Compiled before, so that hundreds of daemons need not be, also where PYTHONDONTWRITEBYTECODE is set.
-test-python: build build/tools/helm ## the Python, namespace and interop tests: two at a time, then alone what is held to a time
+test-python: build build/tools/helm ## the Python, namespace and interop tests: two at a time, then alone what loads the machine or needs it quiet
 	@$(BIN)/python -m compileall -q dataplane
 	@$(BIN)/python -m pytest tests -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m pytest tests -m alone

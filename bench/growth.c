@@ -69,7 +69,7 @@ static struct {
 } load;
 
 int __wrap_tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload);
-void __wrap_tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets);
+bool __wrap_tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets);
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 
@@ -96,10 +96,11 @@ int __wrap_tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offloa
 	return (int)packet->len;
 }
 
-void __wrap_tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets)
+bool __wrap_tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets)
 {
 	(void)w, (void)offload, (void)iov, (void)parts;
 	load.written += packets;
+	return true;
 }
 
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)

@@ -232,6 +232,7 @@ uint64_t pieces_segment(struct pieces *p, uint32_t count)
 uint64_t pieces_coalesce(struct pieces *p, uint32_t count)
 {
 	struct worker *w = p->dp->worker[0];
+	static const struct fib_peer peer;
 	uint64_t before = w->counters.tun_writes;
 	struct ip ip;
 
@@ -241,7 +242,7 @@ uint64_t pieces_coalesce(struct pieces *p, uint32_t count)
 
 			memcpy(at, p->wire_headers[k], headers);
 			if (ip_parse(at, p->wire_len[k], &ip))
-				coalesce_add(w, &ip, ip_checksum_good, 0);
+				coalesce_add(w, &peer, &ip, ip_checksum_good, 0);
 		}
 		coalesce_flush(w);
 	}

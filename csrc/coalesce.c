@@ -16,13 +16,6 @@
 #include "segment.h"
 #include "tun.h"
 
-static uint32_t header_bytes(const struct ip *ip)
-{
-	if (ip->proto == proto_tcp)
-		return ip->l4 + (uint32_t)(ip->data[ip->l4 + 12] >> 4) * 4;
-	return ip->l4 + udp_header;
-}
-
 /* Only plain data packets are worth joining: no IP options or extension headers, TCP with ACK and at most PSH, UDP whose
  * length is the packet's.
  */
@@ -35,8 +28,8 @@ static bool is_joinable(const struct ip *ip, enum ip_checksum checksum)
 	if (ip->l4 != (ip->version == 4 ? ipv4_header : ipv6_header))
 		return false;
 	if (ip->proto == proto_tcp)
-		return (l4[tcp_flags_at] & ~tcp_flag_psh) == tcp_flag_ack && (l4[12] & 15) == 0 && ip->len > header_bytes(ip);
-	return load16(l4 + 4) == ip->len - ip->l4 && ip->len > header_bytes(ip);
+		return (l4[tcp_flags_at] & ~tcp_flag_psh) == tcp_flag_ack && (l4[12] & 15) == 0 && ip->len > ip_headers(ip);
+	return load16(l4 + 4) == ip->len - ip->l4 && ip->len > ip_headers(ip);
 }
 
 /* Version, TOS, flow label, TTL, protocol, addresses, DF. */
@@ -89,21 +82,22 @@ static void join(struct receive_batch *batch, struct run *run, const struct ip *
 	}
 }
 
-static struct run *add_run(struct receive_batch *batch, const struct ip *ip, enum ip_checksum checksum)
+static struct run *add_run(struct receive_batch *batch, const struct fib_peer *peer, const struct ip *ip, enum ip_checksum checksum)
 {
 	struct run *run = &batch->run[batch->runs++];
 
-	*run = (struct run){.ip = *ip, .packets = 1, .partial = checksum == ip_checksum_partial};
+	*run = (struct run){.peer = peer, .ip = *ip, .packets = 1, .partial = checksum == ip_checksum_partial};
 	return run;
 }
 
-static void open_run(struct receive_batch *batch, const struct ip *ip, enum ip_checksum checksum, uint32_t headers, uint32_t bucket)
+static void open_run(struct receive_batch *batch, const struct fib_peer *peer, const struct ip *ip, enum ip_checksum checksum,
+		     uint32_t headers, uint32_t bucket)
 {
 	const uint8_t *l4 = ip->data + ip->l4;
 
 	batch->by_flow[bucket] = (uint16_t)batch->runs;
 
-	struct run *run = add_run(batch, ip, checksum);
+	struct run *run = add_run(batch, peer, ip, checksum);
 
 	run->headers = headers;
 	run->payload = ip->len - headers;
@@ -113,7 +107,7 @@ static void open_run(struct receive_batch *batch, const struct ip *ip, enum ip_c
 		run->next_sequence = load32(l4 + 4) + run->payload;
 }
 
-void coalesce_add(struct worker *w, const struct ip *ip, enum ip_checksum checksum, uint32_t gso_size)
+void coalesce_add(struct worker *w, const struct fib_peer *peer, const struct ip *ip, enum ip_checksum checksum, uint32_t gso_size)
 {
 	struct receive_batch *batch = &w->receive;
 	uint32_t needed = ip->proto == proto_udp ? DP_OFFLOAD_TUN_USO : DP_OFFLOAD_TUN_GSO;
@@ -127,26 +121,27 @@ void coalesce_add(struct worker *w, const struct ip *ip, enum ip_checksum checks
 	bucket = ip_flow_hash(ip) % flow_buckets;
 	if (gso_size) {
 		batch->by_flow[bucket] = UINT16_MAX;
-		run = add_run(batch, ip, checksum);
-		run->headers = header_bytes(ip);
+		run = add_run(batch, peer, ip, checksum);
+		run->headers = ip_headers(ip);
 		run->payload = ip->len - run->headers;
+		run->packets = ip_segments(ip, gso_size);
 		run->gso_size = gso_size;
 		return;
 	}
 	if (!(w->offloads & DP_OFFLOAD_COALESCE) || !(w->offloads & needed) || !is_joinable(ip, checksum)) {
 		batch->by_flow[bucket] = UINT16_MAX;
-		add_run(batch, ip, checksum);
+		add_run(batch, peer, ip, checksum);
 		return;
 	}
-	headers = header_bytes(ip);
+	headers = ip_headers(ip);
 	if (batch->by_flow[bucket] < batch->runs) {
 		run = &batch->run[batch->by_flow[bucket]];
-		if (run->open && is_next(run, ip, headers, ip->len - headers)) {
+		if (run->open && run->peer == peer && is_next(run, ip, headers, ip->len - headers)) {
 			join(batch, run, ip, checksum, ip->len - headers);
 			return;
 		}
 	}
-	open_run(batch, ip, checksum, headers, bucket);
+	open_run(batch, peer, ip, checksum, headers, bucket);
 }
 
 /* The device finishes the checksum: it wants the pseudo-header's sum in the field. */
@@ -158,6 +153,16 @@ static void leave_checksum(const struct ip *ip, struct virtio_net_hdr *offload)
 	offload->flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
 	offload->csum_start = ip->l4;
 	offload->csum_offset = (uint16_t)ip_checksum_offset(ip);
+}
+
+static void count_received(struct worker *w, const struct run *run, uint64_t packets, uint64_t bytes)
+{
+	struct dp_peer_counters *by_peer = &w->peers[run->peer->slot];
+
+	count(&by_peer->rx_packets, packets);
+	count(&by_peer->rx_bytes, bytes);
+	count(&w->counters.rx_bytes, bytes);
+	count(&w->counters.rx_packets, packets);
 }
 
 static void write_whole(struct worker *w, struct run *run)
@@ -172,7 +177,8 @@ static void write_whole(struct worker *w, struct run *run)
 			ip_finish_checksum(run->ip.data, run->ip.len, run->ip.l4, ip_checksum_offset(&run->ip));
 	}
 	iov[1] = (struct iovec){run->ip.data, run->ip.len};
-	tun_write(w, &offload, iov, 2, 1);
+	if (tun_write(w, &offload, iov, 2, 1))
+		count_received(w, run, 1, run->ip.len);
 }
 
 static void write_joined(struct worker *w, struct run *run)
@@ -193,7 +199,8 @@ static void write_joined(struct worker *w, struct run *run)
 	if (run->ip.proto == proto_udp)
 		store16(run->ip.data + run->ip.l4 + 4, (uint16_t)(run->ip.len - run->ip.l4));
 	leave_checksum(&run->ip, &offload);
-	tun_write(w, &offload, iov, used, run->packets);
+	if (tun_write(w, &offload, iov, used, run->packets))
+		count_received(w, run, run->packets, (uint64_t)run->packets * run->headers + run->payload);
 }
 
 /* The plain twin of a GSO write, for super-packets that came whole where the TUN takes none. */
@@ -204,14 +211,15 @@ static void write_segments(struct worker *w, struct run *run)
 	uint32_t len;
 
 	if (!segment_begin(&segments, &run->ip, run->gso_size)) {
-		count(&w->counters.drop_receive_malformed, 1);
+		count(&w->counters.drop_receive_malformed, run->packets);
 		return;
 	}
 	while ((len = segment_size(&segments)) > 0) {
 		struct iovec iov[2] = {{0}, {w->receive.scratch, len}};
 
 		segment_next(&segments, w->receive.scratch);
-		tun_write(w, &plain, iov, 2, 1);
+		if (tun_write(w, &plain, iov, 2, 1))
+			count_received(w, run, 1, len);
 	}
 }
 
@@ -226,7 +234,7 @@ void coalesce_flush(struct worker *w)
 		/* What was joined before an offload was taken back is still written as such. */
 		if (run->payload <= run->gso_size)
 			write_whole(w, run);
-		else if (run->packets > 1 || w->offloads & needed)
+		else if (run->first || w->offloads & needed)
 			write_joined(w, run);
 		else
 			write_segments(w, run);

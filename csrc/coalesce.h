@@ -5,12 +5,12 @@
 
 #include "forwarder.h"
 
-/* Queue a checked packet for the TUN. packets lie in the receive buffers until coalesce_flush. gso_size is 0, or, for a
+/* Queue a peer's checked packet for the TUN. Packets lie in the receive buffers until coalesce_flush. gso_size is 0, or, for a
  * super-packet that came whole, the payload of its segments.
  */
-void coalesce_add(struct worker *w, const struct ip *ip, enum ip_checksum checksum, uint32_t gso_size);
+void coalesce_add(struct worker *w, const struct fib_peer *peer, const struct ip *ip, enum ip_checksum checksum, uint32_t gso_size);
 
-/* Write all that is queued. Packets of one flow are written in the order they were added. */
+/* Write all that is queued, and count it for its peer. Packets of one flow are written in the order they were added. */
 void coalesce_flush(struct worker *w);
 
 #endif

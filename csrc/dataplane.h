@@ -74,7 +74,7 @@ struct dp_peer {
 	uint8_t vtep_mac[6];        /* vxlan only */
 };
 
-/* Packets are inner packets as they are on the wire, bytes are their inner bytes. */
+/* Packets are inner packets as they are on the wire, bytes are their inner bytes; a super-packet is the packets that it is cut into. */
 struct dp_peer_counters {
 	uint64_t tx_packets;
 	uint64_t tx_bytes;
@@ -82,11 +82,13 @@ struct dp_peer_counters {
 	uint64_t rx_bytes;
 };
 
-/* Every field that starts with drop_ is a reason for which a packet or datagram ended here. */
+/* Every field that starts with drop_ is a reason for which a packet or datagram ended here; a super-packet is the packets that it
+ * would have been. A packet that came is in one counter: it left (tx_packets, rx_packets) or was dropped.
+ */
 struct dp_counters {
-	uint64_t tx_packets;
+	uint64_t tx_packets;         /* that the underlay took */
 	uint64_t tx_bytes;
-	uint64_t rx_packets;
+	uint64_t rx_packets;         /* that the TUN took */
 	uint64_t rx_bytes;
 	uint64_t tun_reads;          /* successful reads of the TUN (super-packets count once) */
 	uint64_t tun_writes;
@@ -106,7 +108,7 @@ struct dp_counters {
 	uint64_t drop_send_error;        /* the underlay socket refused it */
 	uint64_t drop_send_full;         /* the underlay socket's buffer is full */
 	/* receive: underlay to overlay */
-	uint64_t drop_receive_socket;          /* by the kernel, at our socket: its buffer full, or a bad outer checksum */
+	uint64_t drop_receive_socket;          /* by the kernel, at our socket: its buffer full, or a bad outer checksum; a train is one */
 	uint64_t drop_receive_unknown_sender;  /* outer source holds no lease */
 	uint64_t drop_receive_short;           /* too short for its headers */
 	uint64_t drop_receive_truncated;       /* longer than any datagram we take */

@@ -87,11 +87,12 @@ struct part {
 };
 
 struct run {
+	const struct fib_peer *peer; /* of all its packets */
 	struct ip ip;          /* the first packet, with its headers */
 	uint32_t headers;      /* bytes of IP and transport header; 0: the packet is not to be joined or cut */
 	uint32_t gso_size;     /* payload of every packet but the last */
 	uint32_t payload;
-	uint32_t packets;
+	uint32_t packets;      /* that it is on the wire */
 	uint32_t next_sequence;
 	uint32_t first;        /* parts behind the first packet */
 	uint32_t last;

@@ -60,6 +60,23 @@ static inline const uint8_t *ip_destination(const struct ip *ip)
 	return ip->data + (ip->version == 4 ? 16 : 24);
 }
 
+/* Bytes of the IP and the transport header of a TCP or UDP packet. */
+static inline uint32_t ip_headers(const struct ip *ip)
+{
+	return ip->l4 + (ip->proto == proto_tcp ? (uint32_t)(ip->data[ip->l4 + 12] >> 4) * 4 : udp_header);
+}
+
+/* How many packets a super-packet is, whose segments carry gso_size bytes each; 1 where it is none (gso_size 0). */
+static inline uint32_t ip_segments(const struct ip *ip, uint32_t gso_size)
+{
+	uint32_t headers;
+
+	if (!gso_size || (ip->proto != proto_tcp && ip->proto != proto_udp))
+		return 1;
+	headers = ip_headers(ip);
+	return ip->len > headers ? (ip->len - headers + gso_size - 1) / gso_size : 1;
+}
+
 /* Multicast, broadcast, unspecified or (IPv6) link-local: nothing that an overlay of unicast leases carries. */
 bool ip_is_group(const uint8_t *address, uint8_t version);
 

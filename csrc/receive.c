@@ -6,8 +6,9 @@
  *       receive_datagram  wire format → inner packet → who may send this, to us? → ECN → TTL → checksum
  *         coalesce_add      joins packets of one flow; coalesce_flush writes them
  *
- * What must stay true: no byte is believed before it is checked, and each way out has its own counter. A datagram enters
- * only from a leased peer, with an inner source that this peer holds or is reached at and an inner destination that we hold.
+ * What must stay true: no byte is believed before it is checked, and each way out has its own counter, in which a super-packet
+ * is the packets that it is. A datagram enters only from a leased peer, with an inner source that this peer holds or is reached
+ * at and an inner destination that we hold.
  */
 #include "receive.h"
 
@@ -16,32 +17,71 @@
 #include "uncut.h"
 #include "underlay.h"
 
+/* A datagram, or a super-packet that nobody cut. */
+struct arrival {
+	uint8_t *data;
+	uint32_t len;
+	uint32_t gso_hint; /* the payload of its segments, where the kernel knew it */
+	uint32_t sender;
+	uint8_t ecn;       /* of the outer header */
+};
+
+/* A sender that does not cut, on a link that carries super-packets (veth between containers), hands them over whole: a kernel
+ * vxlan, or our own tunnel edge. The payload of their segments is what the kernel reports as the train's segment for UDP. For
+ * TCP it is lost on the way (gso_hint 0); the largest that fits the MTU is as good, since segment borders carry no meaning there.
+ */
+static uint32_t super_gso_size(const struct worker *w, const struct ip *ip, uint32_t gso_hint)
+{
+	uint32_t mtu = w->dp->config.mtu;
+
+	if (ip->proto == proto_udp)
+		return gso_hint;
+	if (ip->len > mtu && ip->proto == proto_tcp) {
+		uint32_t headers = ip_headers(ip);
+
+		return headers < mtu ? mtu - headers : 0;
+	}
+	return 0;
+}
+
+/* What is dropped is read once more, as far as it takes to tell how many packets it is. */
+static void drop(const struct worker *w, const struct arrival *arrival, uint64_t *counter)
+{
+	uint32_t overhead = w->dp->encap.overhead, packets = 1;
+	struct ip ip;
+
+	if ((arrival->gso_hint || arrival->len > overhead + w->dp->config.mtu) && arrival->len > overhead &&
+	    ip_parse(arrival->data + overhead, arrival->len - overhead, &ip))
+		packets = ip_segments(&ip, super_gso_size(w, &ip, arrival->gso_hint));
+	count(counter, packets);
+}
+
 /* The wire format's own checks; what is left is the inner packet. */
-static bool pull(struct worker *w, const uint8_t *data, uint32_t len)
+static bool pull(struct worker *w, const struct arrival *arrival)
 {
 	const struct encap *encap = &w->dp->encap;
 	struct dp_counters *counters = &w->counters;
 
-	if (len < encap->overhead + ipv4_header) {
-		count(&counters->drop_receive_short, 1);
+	if (arrival->len < encap->overhead + ipv4_header) {
+		drop(w, arrival, &counters->drop_receive_short);
 		return false;
 	}
 	if (!encap->overhead)
 		return true;
-	switch (encap_vxlan_pull(encap, data)) {
+	switch (encap_vxlan_pull(encap, arrival->data)) {
 	case vxlan_ok:
 		return true;
 	case vxlan_fault_flags:
-		count(&counters->drop_receive_vxlan_flags, 1);
+		drop(w, arrival, &counters->drop_receive_vxlan_flags);
 		break;
 	case vxlan_fault_vni:
-		count(&counters->drop_receive_vni, 1);
+		drop(w, arrival, &counters->drop_receive_vni);
 		break;
 	case vxlan_fault_mac:
-		count(&counters->drop_receive_inner_mac, 1);
+		drop(w, arrival, &counters->drop_receive_inner_mac);
 		break;
 	case vxlan_fault_type:
-		count(&counters->drop_receive_inner_type, 1);
+		drop(w, arrival, &counters->drop_receive_inner_type);
 		break;
 	}
 	return false;
@@ -50,54 +90,52 @@ static bool pull(struct worker *w, const uint8_t *data, uint32_t len)
 /* The sender's peer that may use the inner source: the one that holds it or, where it is the very address that the datagram
  * came from, any (what a node's own processes answer to a pod keeps the node's address). Returns NULL where none may.
  */
-static const struct fib_peer *find_origin(struct worker *w, const struct fib *fib, uint32_t sender, const uint8_t *datagram,
-					  const struct ip *ip)
+static const struct fib_peer *find_origin(struct worker *w, const struct fib *fib, const struct arrival *arrival, const struct ip *ip)
 {
-	const uint8_t *mac = w->dp->encap.overhead ? encap_vxlan_sender_mac(datagram) : NULL;
+	const uint8_t *mac = w->dp->encap.overhead ? encap_vxlan_sender_mac(arrival->data) : NULL;
 	const struct fib_peer *peer = fib_lookup(fib, ip_source(ip), ip->version);
 
-	if (peer && !peer->local && peer->sender == sender) {
+	if (peer && !peer->local && peer->sender == arrival->sender) {
 		if (!mac || memcmp(mac, peer->vtep_mac, 6) == 0)
 			return peer;
-		count(&w->counters.drop_receive_inner_mac, 1);
+		drop(w, arrival, &w->counters.drop_receive_inner_mac);
 		return NULL;
 	}
 	if (ip_is_group(ip_source(ip), ip->version) ||
-	    !fib_is_next_hop(fib_station(fib, sender, NULL), ip_source(ip), ip->version)) {
-		count(&w->counters.drop_receive_inner_source, 1);
+	    !fib_is_next_hop(fib_station(fib, arrival->sender, NULL), ip_source(ip), ip->version)) {
+		drop(w, arrival, &w->counters.drop_receive_inner_source);
 		return NULL;
 	}
-	peer = fib_station(fib, sender, mac);
+	peer = fib_station(fib, arrival->sender, mac);
 	if (!peer)
-		count(&w->counters.drop_receive_inner_mac, 1);
+		drop(w, arrival, &w->counters.drop_receive_inner_mac);
 	return peer;
 }
 
 /* The peer that the packet comes from, if it is meant for us. */
-static const struct fib_peer *admit(struct worker *w, const struct fib *fib, uint32_t sender, const uint8_t *datagram,
-				    const struct ip *ip)
+static const struct fib_peer *admit(struct worker *w, const struct fib *fib, const struct arrival *arrival, const struct ip *ip)
 {
 	struct dp_counters *counters = &w->counters;
-	const struct fib_peer *peer = find_origin(w, fib, sender, datagram, ip);
+	const struct fib_peer *peer = find_origin(w, fib, arrival, ip);
 	const struct fib_peer *own;
 
 	if (!peer)
 		return NULL;
 	if (ip_is_group(ip_destination(ip), ip->version)) {
-		count(&counters->drop_receive_multicast, 1);
+		drop(w, arrival, &counters->drop_receive_multicast);
 		return NULL;
 	}
 	if (icmp_is_router_message(ip)) {
-		count(&counters->drop_receive_ra, 1);
+		drop(w, arrival, &counters->drop_receive_ra);
 		return NULL;
 	}
 	own = fib_lookup(fib, ip_destination(ip), ip->version);
 	if (!own || !own->local) {
-		count(&counters->drop_receive_inner_destination, 1);
+		drop(w, arrival, &counters->drop_receive_inner_destination);
 		return NULL;
 	}
 	if (own->has_broadcast && ip->version == 4 && memcmp(ip_destination(ip), own->broadcast, 4) == 0) {
-		count(&counters->drop_receive_multicast, 1);
+		drop(w, arrival, &counters->drop_receive_multicast);
 		return NULL;
 	}
 	return peer;
@@ -117,74 +155,35 @@ static bool merge_ecn(struct ip *ip, uint8_t outer)
 	return true;
 }
 
-/* A sender that does not cut, on a link that carries super-packets (veth between containers), hands them over whole: a kernel
- * vxlan, or our own tunnel edge. The payload of their segments is what the kernel reports as the train's segment for UDP. For
- * TCP it is lost on the way (gso_hint 0); the largest that fits the MTU is as good, since segment borders carry no meaning there.
- */
-static uint32_t super_gso_size(const struct worker *w, const struct ip *ip, uint32_t gso_hint)
-{
-	uint32_t mtu = w->dp->config.mtu;
-
-	if (ip->proto == proto_udp)
-		return gso_hint;
-	if (ip->len > mtu && ip->proto == proto_tcp) {
-		uint32_t headers = ip->l4 + (uint32_t)(ip->data[ip->l4 + 12] >> 4) * 4;
-
-		return headers < mtu ? mtu - headers : 0;
-	}
-	return 0;
-}
-
-/* What the packet was, or will be, on the wire: a super-packet counts as its segments, as where it was sent. */
-static void count_received(struct worker *w, const struct fib_peer *peer, const struct ip *ip, uint32_t gso_size)
-{
-	struct dp_peer_counters *by_peer = &w->peers[peer->slot];
-	uint64_t packets = 1, bytes = ip->len;
-
-	if (gso_size) {
-		uint32_t headers = ip->l4 + (ip->proto == proto_tcp ? (uint32_t)(ip->data[ip->l4 + 12] >> 4) * 4 : udp_header);
-
-		if (ip->len > headers)
-			packets = (ip->len - headers + gso_size - 1) / gso_size;
-		bytes += (packets - 1) * headers;
-	}
-	count(&w->counters.rx_packets, packets);
-	count(&w->counters.rx_bytes, bytes);
-	count(&by_peer->rx_packets, packets);
-	count(&by_peer->rx_bytes, bytes);
-}
-
-static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t sender, uint8_t *data, uint32_t len,
-			     uint32_t gso_hint, uint8_t outer_ecn)
+static void receive_datagram(struct worker *w, const struct fib *fib, const struct arrival *arrival)
 {
 	const struct encap *encap = &w->dp->encap;
 	struct dp_counters *counters = &w->counters;
 	const struct fib_peer *peer;
 	enum ip_checksum checksum;
-	uint32_t gso_size;
 	struct ip ip;
 
-	if (!pull(w, data, len))
+	if (!pull(w, arrival))
 		return;
-	if (!ip_parse(data + encap->overhead, len - encap->overhead, &ip)) {
-		count(&counters->drop_receive_malformed, 1);
+	if (!ip_parse(arrival->data + encap->overhead, arrival->len - encap->overhead, &ip)) {
+		drop(w, arrival, &counters->drop_receive_malformed);
 		return;
 	}
-	peer = admit(w, fib, sender, data, &ip);
+	peer = admit(w, fib, arrival, &ip);
 	if (!peer)
 		return;
-	if (encap->carries_ecn && !merge_ecn(&ip, outer_ecn)) {
-		count(&counters->drop_receive_ecn, 1);
+	if (encap->carries_ecn && !merge_ecn(&ip, arrival->ecn)) {
+		drop(w, arrival, &counters->drop_receive_ecn);
 		return;
 	}
 	checksum = ip_verify_checksum(&ip);
 	if (checksum == ip_checksum_bad) {
-		count(&counters->drop_receive_checksum, 1);
+		drop(w, arrival, &counters->drop_receive_checksum);
 		return;
 	}
 	if (encap->decrements_ttl) {
 		if (ip_ttl(&ip) <= 1) {
-			count(&counters->drop_receive_ttl, 1);
+			drop(w, arrival, &counters->drop_receive_ttl);
 			/* The host routes it back through the TUN to the peer. */
 			tun_write_icmp(w, icmp_ttl_exceeded, &ip);
 			return;
@@ -193,9 +192,7 @@ static void receive_datagram(struct worker *w, const struct fib *fib, uint32_t s
 	}
 	if (uncut_is_probing(w->dp))
 		uncut_received(w->dp, peer, &ip);
-	gso_size = super_gso_size(w, &ip, gso_hint);
-	count_received(w, peer, &ip, gso_size);
-	coalesce_add(w, &ip, checksum, gso_size);
+	coalesce_add(w, peer, &ip, checksum, super_gso_size(w, &ip, arrival->gso_hint));
 }
 
 /* Whether a message that the kernel calls a train is one uncut super-packet: that happens to inner UDP alone, whose segment size
@@ -214,20 +211,24 @@ static bool is_uncut(const struct worker *w, uint8_t *data, uint32_t len)
 void receive_train(struct worker *w, const struct fib *fib, const struct sockaddr *from, uint8_t *data, uint32_t len,
 		   uint32_t segment, uint8_t outer_ecn)
 {
-	uint32_t sender = fib_sender(fib, from);
+	struct arrival arrival = {.sender = fib_sender(fib, from), .ecn = outer_ecn};
+	uint32_t at = 0;
 
-	if (!segment || segment > len)
+	if (!segment || segment > len) {
 		segment = len;
-	if (sender == fib_nobody) {
-		count(&w->counters.drop_receive_unknown_sender, segment ? (len + segment - 1) / segment : 1);
-		return;
+	} else if (segment < len && is_uncut(w, data, len)) {
+		arrival.gso_hint = segment;
+		segment = len;
 	}
-	if (segment == len || is_uncut(w, data, len)) {
-		receive_datagram(w, fib, sender, data, len, segment == len ? 0 : segment, outer_ecn);
-		return;
-	}
-	for (uint32_t at = 0; at < len; at += segment)
-		receive_datagram(w, fib, sender, data + at, len - at < segment ? len - at : segment, 0, outer_ecn);
+	do {
+		arrival.data = data + at;
+		arrival.len = len - at < segment ? len - at : segment;
+		if (arrival.sender == fib_nobody)
+			drop(w, &arrival, &w->counters.drop_receive_unknown_sender);
+		else
+			receive_datagram(w, fib, &arrival);
+		at += segment;
+	} while (at < len);
 }
 
 int receive_burst(struct worker *w, const struct fib *fib)

@@ -5,15 +5,9 @@
 
 bool segment_begin(struct segmenter *s, const struct ip *super, uint32_t gso_size)
 {
-	const uint8_t *l4 = super->data + super->l4;
-
-	*s = (struct segmenter){.ip = *super, .gso_size = gso_size};
-	if (super->proto == proto_tcp)
-		s->headers = super->l4 + (uint32_t)(l4[12] >> 4) * 4;
-	else if (super->proto == proto_udp)
-		s->headers = super->l4 + udp_header;
-	else
+	if (super->proto != proto_tcp && super->proto != proto_udp)
 		return false;
+	*s = (struct segmenter){.ip = *super, .gso_size = gso_size, .headers = ip_headers(super)};
 	/* Addresses and protocol; the length differs by segment, and the header's own fields are summed where written. */
 	s->fixed_sum = ip_pseudo_sum(super, 0);
 	return gso_size > 0 && s->headers <= header_max && super->len > s->headers;
@@ -30,7 +24,7 @@ uint32_t segment_size(const struct segmenter *s)
 
 uint32_t segment_count(const struct segmenter *s)
 {
-	return (s->ip.len - s->headers + s->gso_size - 1) / s->gso_size;
+	return ip_segments(&s->ip, s->gso_size);
 }
 
 static void write_ip_header(const struct segmenter *s, uint8_t *out, uint32_t len)

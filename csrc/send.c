@@ -43,21 +43,12 @@ static void write_encap(const struct encap *encap, uint8_t *inner, uint8_t versi
 		encap_vxlan_push(encap, inner, version, peer);
 }
 
-static void count_sent(struct worker *w, const struct fib_peer *peer, uint64_t packets, uint64_t bytes)
-{
-	count(&w->counters.tx_packets, packets);
-	count(&w->counters.tx_bytes, bytes);
-	count(&w->peers[peer->slot].tx_packets, packets);
-	count(&w->peers[peer->slot].tx_bytes, bytes);
-}
-
 static void send_whole(struct worker *w, const struct ip *ip, const struct fib_peer *peer, uint32_t source)
 {
 	const struct encap *encap = &w->dp->encap;
 
 	write_encap(encap, ip->data, ip->version, peer);
 	underlay_queue(w, ip->data - encap->overhead, ip->len + encap->overhead, peer, source, encap->carries_ecn ? ip->ecn : 0);
-	count_sent(w, peer, 1, ip->len);
 }
 
 /* What is queued goes first: it may be of the same flow. */
@@ -78,7 +69,7 @@ static bool send_uncut(struct worker *w, const struct segmenter *segments, const
 		return false;
 	}
 	w->send.used = arena_lead(w);
-	count_sent(w, peer, packets, segments->ip.len + (uint64_t)(packets - 1) * segments->headers);
+	underlay_count(w, peer, packets, segments->ip.len + (uint64_t)(packets - 1) * segments->headers);
 	return true;
 }
 
@@ -89,7 +80,6 @@ static uint32_t send_super(struct worker *w, struct segmenter *segments, const s
 	const struct ip *ip = &segments->ip;
 	uint32_t keep = batch->used; /* the super-packet itself ends here */
 	uint32_t packets = 0, len;
-	uint64_t bytes = 0;
 
 	while ((len = segment_size(segments)) > 0) {
 		if (!underlay_has_room(batch) || batch->used + encap->overhead + len > arena_bytes) {
@@ -104,26 +94,24 @@ static uint32_t send_super(struct worker *w, struct segmenter *segments, const s
 		underlay_queue(w, inner - encap->overhead, len + encap->overhead, peer, source, encap->carries_ecn ? ip->ecn : 0);
 		batch->used += encap->overhead + len;
 		packets++;
-		bytes += len;
 	}
-	count_sent(w, peer, packets, bytes);
 	return packets;
 }
 
 /* The peer for the packet's destination; refusals are counted and, where a router owes it, answered. */
-static const struct fib_peer *route(struct worker *w, const struct fib *fib, const struct ip *ip)
+static const struct fib_peer *route(struct worker *w, const struct fib *fib, const struct ip *ip, uint32_t packets)
 {
 	const uint8_t *destination = ip_destination(ip);
 	const struct fib_peer *peer;
 
 	if (ip_is_group(destination, ip->version)) {
-		count(&w->counters.drop_send_multicast, 1);
+		count(&w->counters.drop_send_multicast, packets);
 		return NULL;
 	}
 	peer = fib_lookup(fib, destination, ip->version);
 	if (peer && !peer->local)
 		return peer;
-	count(&w->counters.drop_send_no_route, 1);
+	count(&w->counters.drop_send_no_route, packets);
 	tun_write_icmp(w, icmp_no_route, ip);
 	return NULL;
 }
@@ -162,27 +150,29 @@ static uint32_t send_packet(struct worker *w, const struct fib *fib, uint8_t *da
 	const struct fib_peer *peer;
 	struct segmenter segments;
 	struct ip ip;
+	uint32_t packets; /* that a refused one counts as */
 	bool is_super = offload->gso_type != VIRTIO_NET_HDR_GSO_NONE;
 
 	if (!ip_parse(data, len, &ip) || ip.len != len) {
 		count(&w->counters.drop_send_malformed, 1);
 		return 0;
 	}
-	peer = route(w, fib, &ip);
+	packets = is_super ? ip_segments(&ip, offload->gso_size) : 1;
+	peer = route(w, fib, &ip, packets);
 	if (!peer)
 		return 0;
 	if (dp->encap.decrements_ttl && ip_ttl(&ip) <= 1) {
-		count(&w->counters.drop_send_ttl, 1);
+		count(&w->counters.drop_send_ttl, packets);
 		tun_write_icmp(w, icmp_ttl_exceeded, &ip);
 		return 0;
 	}
 	if (is_super ? !begin_segments(&segments, &ip, offload) : !finish_checksum(&ip, offload)) {
-		count(&w->counters.drop_send_gso, 1);
+		count(&w->counters.drop_send_gso, packets);
 		return 0;
 	}
 	/* Without DF a larger packet goes out whole and the underlay fragments it, as under the kernel's vxlan. */
 	if ((is_super ? segments.headers + segments.gso_size : ip.len) > dp->config.mtu && ip_may_not_fragment(&ip)) {
-		count(&w->counters.drop_send_too_big, 1);
+		count(&w->counters.drop_send_too_big, packets);
 		tun_write_icmp(w, icmp_too_big, &ip);
 		return 0;
 	}

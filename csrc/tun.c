@@ -50,7 +50,7 @@ int tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload)
 	return (int)got;
 }
 
-void tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets)
+bool tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets)
 {
 	bool vnet_hdr = w->dp->config.vnet_hdr;
 	ssize_t put;
@@ -59,12 +59,15 @@ void tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct io
 	do
 		put = writev(w->tun_fd, vnet_hdr ? iov : iov + 1, (int)(vnet_hdr ? parts : parts - 1));
 	while (put < 0 && errno == EINTR);
-	if (put >= 0)
+	if (put >= 0) {
 		count(&w->counters.tun_writes, 1);
-	else if (errno == EAGAIN || errno == ENOBUFS)
+		return true;
+	}
+	if (errno == EAGAIN || errno == ENOBUFS)
 		count(&w->counters.drop_tun_full, packets);
 	else
 		count(&w->counters.drop_tun_error, packets);
+	return false;
 }
 
 static bool take_icmp_token(struct worker *w, enum icmp_error error)
@@ -99,6 +102,6 @@ void tun_write_icmp(struct worker *w, enum icmp_error error, const struct ip *of
 		return;
 	}
 	iov[1] = (struct iovec){w->receive.scratch, len};
-	tun_write(w, &plain, iov, 2, 1);
-	count(&w->counters.icmp_sent, 1);
+	if (tun_write(w, &plain, iov, 2, 1))
+		count(&w->counters.icmp_sent, 1);
 }

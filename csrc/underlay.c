@@ -130,6 +130,20 @@ static void write_message(struct worker *w, struct msghdr *message, const struct
 		message->msg_control = NULL;
 }
 
+void underlay_count(struct worker *w, const struct fib_peer *peer, uint64_t packets, uint64_t bytes)
+{
+	count(&w->peers[peer->slot].tx_packets, packets);
+	count(&w->peers[peer->slot].tx_bytes, bytes);
+	count(&w->counters.tx_bytes, bytes);
+	count(&w->counters.tx_packets, packets);
+}
+
+static void count_sent(struct worker *w, const struct train *train, uint32_t datagrams, uint32_t bytes)
+{
+	count(&w->counters.underlay_sends, 1);
+	underlay_count(w, train->peer, datagrams, bytes - datagrams * w->dp->encap.overhead);
+}
+
 static void count_failure(struct worker *w, uint32_t datagrams)
 {
 	if (errno == EAGAIN || errno == ENOBUFS)
@@ -155,7 +169,7 @@ static void send_singly(struct worker *w, const struct train *train, int fd)
 
 		write_message(w, &message, train, &iov, 1, &control, false);
 		if (sendmsg(fd, &message, MSG_DONTWAIT) >= 0)
-			count(&w->counters.underlay_sends, 1);
+			count_sent(w, train, 1, batch->datagram[at].len);
 		else
 			count_failure(w, 1);
 		if (at == train->last)
@@ -171,12 +185,12 @@ static void send_messages(struct worker *w, int fd, uint32_t messages)
 	while (done < messages) {
 		int sent = sendmmsg(fd, batch->message + done, messages - done, MSG_DONTWAIT);
 
-		if (sent > 0) {
-			count(&w->counters.underlay_sends, (uint64_t)sent);
-			done += (uint32_t)sent;
-			continue;
+		for (int i = 0; i < sent; i++, done++) {
+			const struct train *train = &batch->train[batch->message_train[done]];
+
+			count_sent(w, train, train->segments, train->bytes);
 		}
-		if (errno == EINTR)
+		if (sent > 0 || errno == EINTR)
 			continue;
 
 		const struct train *train = &batch->train[batch->message_train[done]];

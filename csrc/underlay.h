@@ -20,8 +20,11 @@ static inline bool underlay_has_room(const struct send_batch *batch)
 	return batch->datagrams < datagrams_max && batch->trains < trains_max;
 }
 
-/* Send all that is queued; failures are counted. */
+/* Send all that is queued; what leaves and what fails is counted. */
 void underlay_flush(struct worker *w);
+
+/* Count inner packets that have left for the peer. */
+void underlay_count(struct worker *w, const struct fib_peer *peer, uint64_t packets, uint64_t bytes);
 
 /* Take up to messages_max datagram trains. Returns how many, or -errno when the socket is unusable. */
 int underlay_receive(struct worker *w);

@@ -41,6 +41,7 @@ class Helper(IntEnum):
 
     map_lookup_elem = 1
     redirect = 23
+    skb_pull_data = 39
     skb_load_bytes_relative = 68
     redirect_neigh = 152
 

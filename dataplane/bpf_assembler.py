@@ -24,6 +24,12 @@ class Assembler:
         self._words: list[tuple[int, int, int, int, int]] = []
         self._labels: dict[str, int] = {}
         self._jumps: dict[int, str] = {}
+        self._made = 0
+
+    def new_label(self) -> str:
+        """A name that no other label has."""
+        self._made += 1
+        return f"label {self._made}"
 
     def label(self, name: str) -> None:
         """Name the next instruction."""
@@ -104,6 +110,10 @@ class Assembler:
     def jump_if_more(self, register: int, value: int, label: str) -> None:
         """Go there if register > value, unsigned"""
         self._branch(_more, register, 0, value, label)
+
+    def jump_if_more_than(self, register: int, other: int, label: str) -> None:
+        """Go there if register > other, unsigned"""
+        self._branch(_by_register | _more, register, other, 0, label)
 
     def jump_if_same(self, register: int, other: int, label: str) -> None:
         """Go there if both registers are equal."""

@@ -10,6 +10,7 @@ without a moment between.
 
 from __future__ import annotations
 
+import errno
 import struct
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ from ipaddress import IPv4Network, IPv6Network
 
 from pyroute2 import IPRoute
 
-from dataplane.bpf import Map, MapKind
+from dataplane.bpf import BpfError, Map, MapKind
 from dataplane.host import ingress
 from dataplane.host.admission_program import Guarded, MapFds, filter_program, program_name, reasons, value_bytes
 from dataplane.host.netlink import Host
@@ -92,8 +93,13 @@ class Admission:
     def attach(self, netlink: IPRoute, ifindex: int) -> str:
         """Put the filter at the interface, in an earlier life's place; returns by which means."""
         maps = MapFds(self._locals.fd, self._senders.fd, self._sources.fd, self._drops.fd)
-        program = filter_program(self._guarded, maps)
-        return ingress.attach(netlink, program, self._guarded.program_name, ifindex)
+        name = self._guarded.program_name
+        try:
+            return ingress.attach(netlink, filter_program(self._guarded, maps, True), name, ifindex)
+        except BpfError as error:
+            if error.code != errno.EACCES:  # what the verifier answers where it does not know the field
+                raise
+        return ingress.attach(netlink, filter_program(self._guarded, maps, False), name, ifindex)
 
     def is_attached(self, netlink: IPRoute, ifindex: int) -> bool:
         """Whether a filter of this name is there."""

@@ -29,7 +29,8 @@ reasons = (
 value_bytes = 24  # underlay address (16), VTEP MAC (6), nothing (2)
 _next, _drop = -1, 2  # linux/bpf.h TCX_NEXT, TCX_DROP; TC_ACT_UNSPEC and TC_ACT_SHOT are the same
 _start_net = 1  # BPF_HDR_START_NET
-_kind_at, _protocol_at = 4, 16  # struct __sk_buff
+_length_at, _kind_at, _protocol_at, _segments_at = 0, 4, 16, 164  # struct __sk_buff; the last since Linux 5.1
+_most_link_bytes = 64  # before the IP header; what is pulled is counted from there
 _for_others = 3  # linux/if_packet.h PACKET_OTHERHOST
 _udp, _fragment, _authentication = 17, 44, 51
 _extensions = (0, 43, 60, _authentication, 135, 139, 140)  # IANA: IPv6 extension headers that have a length
@@ -77,8 +78,8 @@ class MapFds:
     drops: int
 
 
-def filter_program(guarded: Guarded, maps: MapFds) -> bytes:
-    """The filter's code."""
+def filter_program(guarded: Guarded, maps: MapFds, counts_segments: bool) -> bytes:
+    """The filter's code. `counts_segments`: a super-packet or train that is dropped counts as the packets in it."""
     link, own = guarded.link, guarded.own
     version: int = link.local.version
     size = _header_bytes[version]
@@ -123,7 +124,7 @@ def filter_program(guarded: Guarded, maps: MapFds) -> bytes:
     a.label("pass")
     a.set(0, _next)
     a.exit()
-    _count_and_drop(a, maps.drops)
+    _count_and_drop(a, maps.drops, counts_segments)
     return a.code()
 
 
@@ -166,7 +167,7 @@ def _check_source(a: Assembler, sources: int, address_bits: int, source_at: int)
         a.jump_unless_same(2, 3, "receive_inner_mac")
 
 
-def _count_and_drop(a: Assembler, drops: int) -> None:
+def _count_and_drop(a: Assembler, drops: int, counts_segments: bool) -> None:
     for index, reason in enumerate(reasons):
         if not a.wants(reason):
             continue
@@ -177,7 +178,11 @@ def _count_and_drop(a: Assembler, drops: int) -> None:
     a.store_register(4, 10, _key, 2)
     a.lookup(drops, 10, _key)
     a.jump_if(0, 0, "drop")
+    if counts_segments:
+        a.load(4, 2, 6, _segments_at)
+        a.jump_unless(2, 0, "counted")  # 0 where it is neither, or comes from a device that does not say
     a.set(2, 1)
+    a.label("counted")
     a.atomic_add(0, 0, 2)
     a.label("drop")
     a.set(0, _drop)
@@ -262,17 +267,40 @@ def _look_up(a: Assembler, trie: int, address_bits: int, at: int) -> None:
 
 
 def _load_bytes(a: Assembler, offset: int, register: int | None, to: int, length: int, otherwise: str) -> None:
-    """Copy bytes of the packet to the stack, from `offset` (plus a register) behind the beginning of the IP header."""
+    """Copy bytes of the packet to the stack, from `offset` (plus a register) behind the beginning of the IP header.
+
+    The helper sees the packet's first piece alone: what a device, or a sender on a link that does not cut, left in
+    others is brought there first.
+    """
+
+    def load() -> None:
+        a.move(1, 6)
+        _set_offset(a, 2, offset, register)
+        a.move(3, 10)
+        a.add(3, to)
+        a.set(4, length)
+        a.set(5, _start_net)
+        a.call(Helper.skb_load_bytes_relative)
+
+    loaded, within = a.new_label(), a.new_label()
+    load()
+    a.jump_if(0, 0, loaded)
     a.move(1, 6)
-    a.set(2, offset)
-    if register is not None:
-        a.add_register(2, register)
-    a.move(3, 10)
-    a.add(3, to)
-    a.set(4, length)
-    a.set(5, _start_net)
-    a.call(Helper.skb_load_bytes_relative)
+    _set_offset(a, 2, offset + length + _most_link_bytes, register)
+    a.load(4, 3, 6, _length_at)
+    a.jump_if_more_than(3, 2, within)
+    a.move(2, 3)
+    a.label(within)
+    a.call(Helper.skb_pull_data)
+    load()
     a.jump_unless(0, 0, otherwise)
+    a.label(loaded)
+
+
+def _set_offset(a: Assembler, to: int, offset: int, register: int | None) -> None:
+    a.set(to, offset)
+    if register is not None:
+        a.add_register(to, register)
 
 
 def _compare(a: Assembler, at: int, wanted: bytes, otherwise: str) -> None:

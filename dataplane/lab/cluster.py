@@ -165,10 +165,11 @@ class Lab:
             raise LabError(f"{error}: {', '.join(ignorant())}") from None
 
     def logs(self, lines: int = 30) -> str:
-        """Return the last lines of every daemon's log."""
+        """Return the last lines of every daemon's log, and what it has dropped."""
         parts: list[str] = []
         for node in self.daemons:
-            parts += [f"--- {node.label}: the end of its log", *node.log().splitlines()[-lines:]]
+            drops = {reason: count for reason, count in (node.status() or {}).get("drops", {}).items() if count}
+            parts += [f"--- {node.label}: drops {drops}, the end of its log", *node.log().splitlines()[-lines:]]
         return "\n".join(parts)
 
     def shell(self) -> None:

@@ -118,7 +118,7 @@ class LongPing:
             wait_for(lambda: self._sent, answer_limit_s, "ping to tell what it has sent")
             with contextlib.suppress(LabError):
                 wait_for(lambda: max(self._answered, default=0) > self._sent, answer_limit_s, "the last answers")
-            received = sum(number <= self._sent for number in self._answered)
+            lost = set(range(1, self._sent + 1)) - self._answered
         finally:
             self._process.send_signal(signal.SIGINT)
             try:
@@ -127,7 +127,8 @@ class LongPing:
                 self._process.kill()
                 raise LabError("ping did not end on SIGINT") from None
             self._reading.join()
-        return Ping(self._sent, received, None, "".join(self._lines))
+        self._lines.append(f"without an answer: {sorted(lost)}\n")
+        return Ping(self._sent, self._sent - len(lost), None, "".join(self._lines))
 
 
 @dataclass(frozen=True, slots=True)

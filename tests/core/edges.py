@@ -252,6 +252,15 @@ class Edges:
         moved = {name: after[name] - before[name] for name in after if after[name] != before[name]}
         assert moved == expected
 
+    def settled(self) -> dict[str, int]:
+        """The counters once all that has come out of the core is counted: what it reads later has been (by one worker)."""
+        before = self.forwarder.drops()["send_malformed"]
+        self.send_tun(b"\0")
+        deadline = time.monotonic() + patience_s
+        while self.forwarder.drops()["send_malformed"] == before:
+            assert time.monotonic() < deadline, "the core reads nothing"
+        return self.forwarder.counters()
+
     def expect_count(self, counter: str, value: int) -> None:
         """The counter comes to exactly this value. What leaves is counted when it has left, so it may be seen before."""
         self.wait_for(counter, value)

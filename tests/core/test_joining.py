@@ -90,7 +90,7 @@ def test_cut_again_it_is_what_came(stopped_edges: Edges, stream: list[Datagram])
         stream
     ) - len(expected)
     assert drops == {}
-    assert stopped_edges.forwarder.counters()["rx_packets"] == len(expected) + 1
+    assert stopped_edges.settled()["rx_packets"] == len(expected) + 1
 
 
 @examples(60)

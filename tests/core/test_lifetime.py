@@ -54,6 +54,7 @@ def test_all_workers_carry(workers: int) -> None:
                 came.append(edges.recv_tun()[1][-1])
         assert came == list(range(64))
         assert edges.drops() == {}
+        edges.forwarder.stop()
         counters = edges.forwarder.counters()
         assert (counters["tx_packets"], counters["rx_packets"]) == (workers, 64)
         assert sum(peer.rx_packets for peer in edges.forwarder.peer_counters().values()) == 64

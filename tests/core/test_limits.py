@@ -22,11 +22,12 @@ def test_a_host_that_does_not_read() -> None:
         for packet in packets:
             edges.send_underlay(vxlan(packet))
         edges.forwarder.start()
-        edges.wait_for("rx_packets", 300)
+        edges.settled()
         edges.forwarder.stop()
         writes = edges.forwarder.counters()["tun_writes"]
         assert 0 < writes < 300
-        assert edges.drops() == {"tun_full": 300 - writes}
+        assert edges.drops() == {"tun_full": 300 - writes, "send_malformed": 1}
+        assert edges.forwarder.counters()["rx_packets"] == writes
         assert [edges.recv_tun()[1] for _ in range(writes)] == packets[:writes]
 
 

@@ -39,6 +39,7 @@ def is_refused(edges: Edges, reason: str, packet: Packet, source: bytes = peer_m
 def test_the_senders_own_address(backend: str) -> None:
     with Edges(backend) as edges:
         comes(edges, node2)
+        edges.settled()
         counters = edges.forwarder.peer_counters()
         mine = [counters[ip_network(prefix)].rx_packets for prefix in ("10.5.2.0/24", "fd05:2::/64")]
         assert (sum(mine), counters[ip_network("10.5.3.0/24")].rx_packets) == (1, 0)
@@ -80,6 +81,7 @@ def test_any_vtep_of_the_sender_and_no_other() -> None:
         edges.forwarder.update([Peer(ip_network("10.5.4.0/24"), ip_address("127.0.0.2"), second_mac)])
         comes(edges, node2)
         comes(edges, node2, second_mac)
+        edges.settled()
         assert edges.forwarder.peer_counters()[ip_network("10.5.4.0/24")].rx_packets == 1
         edges.forwarder.update([], [ip_network("10.5.4.0/24")])
         is_refused(edges, "inner_mac", node2, second_mac)

@@ -116,6 +116,7 @@ def test_ten_thousand_peers(vxlan_edges: Edges) -> None:
         vxlan_edges.send_underlay(vxlan(back, source=number_mac(n)))
         assert vxlan_edges.recv_tun()[1] == back
         sizes = len(bytes(outward())), len(back)
+        vxlan_edges.settled()
         assert vxlan_edges.forwarder.peer_counters()[nets[n]] == PeerCounters(1, sizes[0], 1, sizes[1])
     vxlan_edges.forwarder.update([], nets)
     assert not set(nets) & set(vxlan_edges.forwarder.peer_counters())
@@ -169,6 +170,7 @@ def test_a_reused_slot_begins_at_zero(vxlan_edges: Edges) -> None:
         packet = bytes(outward(dst="10.5.20.1"))
         vxlan_edges.send_tun(packet)
         vxlan_edges.recv_underlay()
+        vxlan_edges.settled()
         assert vxlan_edges.forwarder.peer_counters()[first] == PeerCounters(tx_packets=1, tx_bytes=len(packet))
         vxlan_edges.forwarder.update([Peer(second, hop, peer_mac)], [first])
         assert vxlan_edges.forwarder.peer_counters()[second] == PeerCounters()
@@ -181,6 +183,7 @@ def test_a_peer_that_changes_keeps_its_counters(vxlan_edges: Edges) -> None:
         vxlan_edges.forwarder.update([Peer(net, hop, mac)])
         vxlan_edges.send_tun(bytes(outward(dst="10.5.21.1")))
         assert vxlan_edges.recv_underlay()[0][8:14] == mac
+    vxlan_edges.settled()
     assert vxlan_edges.forwarder.peer_counters()[net].tx_packets == 2
     vxlan_edges.forwarder.update([], [net])
 

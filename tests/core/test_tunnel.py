@@ -225,7 +225,7 @@ def test_segments_above_the_mtu(tap_edges: Edges, version: int) -> None:
     """Refused and answered as without a TAP; without DF they go out whole by the socket, and the underlay cuts them."""
     gso_type, fits = (gso_tcp4, 1410) if version == 4 else (gso_tcp6, 1390)
     whole = transport_packet(1, 2, version, True, bytes(3000))
-    with tap_edges.expect_drops(send_too_big=1):
+    with tap_edges.expect_drops(send_too_big=3):
         give(tap_edges, whole, gso_type, fits + 1)
         assert tap_edges.recv_tun()[1]
         give(tap_edges, whole, gso_type, fits)
@@ -250,8 +250,8 @@ def test_udp_peers_get_no_super_packet(version: int, tcp: bool) -> None:
 
 
 def test_impossible_requests_never_reach_it(tap_edges: Edges) -> None:
-    for packet, offload in impossible.values():
-        with tap_edges.expect_drops(send_gso=1):
+    for packet, offload, packets in impossible.values():
+        with tap_edges.expect_drops(send_gso=packets):
             tap_edges.send_tun(packet, offload)
             tap_edges.send_tun(good_out)
             assert tap_edges.recv_underlay_until(good_out) == []
@@ -266,7 +266,7 @@ def test_nobody_to_send_to(tap_edges: Edges) -> None:
         ("9.9.9.9", "send_no_route"),
     ):
         whole = bytes(IP(src="10.5.1.9", dst=destination, flags="DF") / TCP(flags="A") / Raw(bytes(3000)))
-        with tap_edges.expect_drops(**{reason: 1}):
+        with tap_edges.expect_drops(**{reason: 3}):
             give(tap_edges, whole)
             tap_edges.send_tun(good_out)
             assert tap_edges.recv_underlay_until(good_out) == []

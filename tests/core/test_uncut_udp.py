@@ -50,6 +50,7 @@ def test_tcp_counts_as_its_segments(header: Packet, amount: int) -> None:
 def assert_counted(edges: Edges, packets: list[bytes]) -> None:
     """All of them came from node 2, by the worker's counters and by the peer's."""
     total = sum(map(len, packets))
+    edges.forwarder.stop()
     counters, peers = edges.forwarder.counters(), edges.forwarder.peer_counters()
     mine = [peers[ip_network(prefix)] for prefix in ("10.5.2.0/24", "fd05:2::/64")]
     assert (counters["rx_packets"], counters["rx_bytes"]) == (len(packets), total)

@@ -33,7 +33,14 @@ enum {
 struct kernel *kernel;
 uint32_t kernel_allocations;
 
-/* glibc gives the socket calls' address arguments a type of its own; these are what the linker sees. */
+const char *__asan_default_options(void);
+
+/* Tables come and go with every input: a large quarantine is all page faults. */
+const char *__asan_default_options(void)
+{
+	return "quarantine_size_mb=4";
+}
+
 ssize_t __wrap_readv(int fd, const struct iovec *iov, int parts);
 ssize_t __wrap_read(int fd, void *out, size_t len);
 ssize_t __wrap_writev(int fd, const struct iovec *iov, int parts);
@@ -70,8 +77,8 @@ static bool is_due(enum call call)
 {
 	struct fault *fault = &kernel->fault[call];
 
-	if (kernel->forbid_after && --kernel->forbid_after == 0)
-		dp_forbid(kernel->dp, kernel->forbid);
+	if (kernel->interrupt_after && --kernel->interrupt_after == 0)
+		kernel->interrupt(kernel);
 	if (!fault->times)
 		return false;
 	if (fault->skip) {
@@ -81,9 +88,24 @@ static bool is_due(enum call call)
 	return true;
 }
 
+static bool is_fatal(enum call call, int error)
+{
+	switch (call) {
+	case call_poll:
+		return error != EINTR;
+	case call_tun_read:
+		return error != EINTR && error != EAGAIN;
+	case call_recvmmsg:
+		return error == EBADF || error == EINVAL;
+	default:
+		return false;
+	}
+}
+
 static int fail(enum call call)
 {
 	kernel->fault[call].times--;
+	kernel->fatal_faults += is_fatal(call, kernel->fault[call].error);
 	errno = kernel->fault[call].error;
 	return -1;
 }
@@ -262,11 +284,10 @@ static ssize_t tun_take(struct virtio_net_hdr *offload, uint8_t *out, size_t roo
 	const struct item *item;
 
 	if (is_due(call_tun_read)) {
-		if (!kernel->fault[call_tun_read].error) {
-			kernel->fault[call_tun_read].times--;
-			return offload ? (ssize_t)sizeof(*offload) - 1 : 0;
-		}
-		return fail(call_tun_read);
+		fail(call_tun_read);
+		if (errno)
+			return -1;
+		return offload ? (ssize_t)sizeof(*offload) - 1 : 0;
 	}
 	if (queue->taken == queue->used) {
 		errno = EAGAIN;
@@ -359,7 +380,6 @@ static void tun_put(const struct virtio_net_hdr *offload, const struct iovec *io
 
 	count = check_super(offload, packet, len, &ip);
 	if (is_refused) {
-		kernel->refused_writes++;
 		kernel->refused_packets += count ? count : 1;
 		return;
 	}
@@ -424,7 +444,7 @@ static void tunnel_put(const struct iovec *iov, int parts)
 	REQUIRE(!(header.base.gso_type & VIRTIO_NET_HDR_GSO_ECN) ==
 		!(ip.proto == proto_tcp && ip.data[ip.l4 + tcp_flags_at] & tcp_flag_cwr));
 	REQUIRE(header.base.hdr_len == inner + cut_headers(&ip) && header.base.gso_size);
-	kernel->on_whole(kernel, &to, &ip);
+	kernel->on_whole(kernel, &ip);
 	memcpy(one, frame + outer + udp_header, overhead);
 	for (uint32_t i = 0; i < cut_count(&ip, header.base.gso_size); i++) {
 		len = cut_segment(one + overhead, &ip, header.base.gso_size, i);

@@ -83,18 +83,19 @@ struct kernel {
 	struct queue underlay;
 	struct records wire;
 	struct records host;
-	uint64_t refused_writes;  /* to the TUN */
-	uint64_t refused_packets; /* in them */
+	uint64_t refused_packets; /* in writes to the TUN that failed */
 	struct fault fault[calls];
 	uint32_t refused; /* bits of enum dp_offload and of the two below: what it says no to when asked */
 	bool refuses_randomness;
 	uint64_t clock_ns;
 	uint32_t tick_ns;         /* how far the clock goes by itself whenever it is read */
-	uint32_t forbid_after;    /* calls until forbid is forbidden; 0: never */
-	uint32_t forbid;
+	uint32_t interrupt_after; /* calls until interrupt, in the middle of one; 0: never */
+	uint32_t fatal_faults;    /* that end dp_run */
+	void (*interrupt)(struct kernel *kernel);
 	/* What happens while the worker sleeps; false: nothing more. */
 	bool (*next)(struct kernel *kernel);
-	void (*on_whole)(struct kernel *kernel, const union underlay_address *to, const struct ip *super);
+	/* A super-packet left by the TAP. */
+	void (*on_whole)(struct kernel *kernel, const struct ip *super);
 };
 
 /* The one whose forwarder runs. */

@@ -1,6 +1,8 @@
 """Write the seeds that fuzz_receive's kept corpus grew from: one sound packet of each kind, alone and as a train.
 
-Usage: seed.py DIRECTORY udp|vxlan. After fuzzing, minimise with `fuzz_receive_X -merge=1 corpus_receive_X build/fuzz/found_receive_X`.
+For fuzz_forwarder, some lives that chance takes long to find: in one flow, packets that join, around one that must not.
+
+Usage: seed.py DIRECTORY udp|vxlan|forwarder. After fuzzing, minimise with `fuzz_receive_X -merge=1 corpus_receive_X build/fuzz/found_receive_X`.
 """
 
 import sys
@@ -29,8 +31,34 @@ packets = {
     "ttl1": IP(src="10.5.2.9", dst="10.5.1.9", ttl=1) / UDP() / Raw(b"t"),
 }
 
+# A train of one packet from the peer behind hop 0, the next step to follow at once: IPv4 with DF, 100 bytes, TCP and UDP.
+train = bytes([0x84, 0, 0])
+joins = train + bytes([0x40, 0, 0, 100])
+joins_udp = train + bytes([0x42, 0, 0, 100])
+odd_ones = {
+    "ack": train + bytes([0x40, 0, 0, 0]),
+    "fin": train + bytes([0x40, 3, 0, 50]),
+    "cwr": train + bytes([0x40, 4, 0, 100]),
+    "options": train + bytes([0x40, 0x80, 0, 100]),
+    "super": train + bytes([0x40, 0, 0xC2, 0]),
+}
+# UDP that nobody cut is told by its segments' size.
+super_udp = bytes([0x84, 0x10, 0, 0x42, 0, 0xC2, 0, 0x02, 0xE7])
+
+
+def write_lives(directory: Path) -> None:
+    for name, odd in odd_ones.items():
+        (directory / f"joins_around_{name}").write_bytes(bytes([0xFF, 1, 0, 0]) + joins * 2 + odd + joins * 2)
+    (directory / "joins_around_super_udp").write_bytes(
+        bytes([0xFF, 1, 0, 0]) + joins_udp * 2 + super_udp + joins_udp * 2
+    )
+
+
 directory, wire = Path(sys.argv[1]), sys.argv[2]
 directory.mkdir(parents=True, exist_ok=True)
+if wire == "forwarder":
+    write_lives(directory)
+    sys.exit()
 for name, packet in packets.items():
     inner = bytes(packet)
     if wire == "vxlan":

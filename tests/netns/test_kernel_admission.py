@@ -76,13 +76,17 @@ class Siege:
         words = [sys.executable, str(Path(__file__).with_name("raw_frames.py")), "eth0"]
         subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
 
-    def send(self, place: Place, version: int, datagrams: list[bytes], port: int = 8472) -> None:
+    def send(
+        self, place: Place, version: int, datagrams: list[bytes], port: int = 8472, *, train: bool = False
+    ) -> None:
         target = self.target.address if version == 4 else self.target.address6
         number = stranger_number if place is self.stranger else 2
         source = underlay_address(number) if version == 4 else underlay_address6(number)
         script = str(Path(__file__).with_name("attacker.py"))
         words = [sys.executable, script, str(version), str(source), str(target), str(port)]
         lines = "\n".join(f"data {datagram.hex()}" for datagram in datagrams)
+        if train:
+            lines = " ".join(["train", *(datagram.hex() for datagram in datagrams)])
         subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
 
 
@@ -157,6 +161,22 @@ def test_a_leased_peer_that_does_not_lie_is_heard(siege: Siege, version: int) ->
 def test_a_sender_without_a_lease(siege: Siege, version: int) -> None:
     datagrams = [vxlan(siege.frame(version))] * 5
     expect_dropped(siege, siege.stranger, version, datagrams, "receive_unknown_sender")
+
+
+@versions
+def test_a_train_counts_as_its_datagrams(siege: Siege, version: int) -> None:
+    """The filter sees them once."""
+    before, datagrams = refused(siege.target), [vxlan(siege.frame(version))] * 7
+    siege.send(siege.stranger, version, datagrams, train=True)
+    wait_for(lambda: refused(siege.target) != before, 5, "the train to be dropped")
+    assert refused(siege.target) - before == {"receive_unknown_sender": 7}
+
+
+@versions
+def test_a_leased_peers_train_is_heard(siege: Siege, version: int) -> None:
+    before = udp_received(siege.target.pods[0], version)
+    siege.send(siege.liar, version, [vxlan(siege.frame(version))] * 7, train=True)
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 7, 5, "seven datagrams")
 
 
 @versions

@@ -7,10 +7,11 @@ import asyncio
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dataplane.control.alone import alone, subnet_file_lock
+from dataplane.control.alone import alone, others, subnet_file_lock
 from dataplane.control.rundir import run_directory
 
 
@@ -53,6 +54,11 @@ def run(args: argparse.Namespace) -> int:
         else:
             named = (*(name for name in written.devices if "%" not in name), *map(str, written.networks))
             stack.enter_context(alone(named, "nothing is removed; stop it first"))
+            live = others(named)
+            if live and written.firewall:  # whose chains these are as well
+                has = ", ".join(f"{name} (pid {pid})" for name, pid in sorted(live.items()))
+                print(f"left alone: masquerade and forward rules: a daemon has {has}", file=sys.stderr)
+                written = replace(written, firewall=False)
         if Path(written.subnet_file).is_file():
             stack.enter_context(subnet_file_lock(Path(written.subnet_file)))
         done, left = asyncio.run(footprint.remove(path, written))

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -263,3 +264,69 @@ def test_routes_by_an_earlier_external_interface_are_removed(made: list[Lab]) ->
         "route add 10.244.77.0/24 via 203.0.113.2",
     )
     assert "removed route 10.244.77.0/24 via 203.0.113.2 dev earlier" in cleanup(node)
+
+
+def test_the_rules_stay_for_a_daemon_of_another_overlay(made: list[Lab]) -> None:
+    """Two daemons of a namespace share their chains."""
+    lab = Lab(net_conf("vxlan"), options=("--ip-masq",))
+    made.append(lab)
+    lab.start("dataplane")
+    (node,) = lab.daemons
+    second = node.directory / "second"
+    second.mkdir(mode=0o755)
+    document = json.loads((node.run_dir / "footprint.json").read_text())
+    ended = {
+        "devices": {},
+        "networks": ["10.99.0.0/16"],
+        "subnets": [],
+        "subnet_file": str(node.directory / "other.env"),
+    }
+    (second / "footprint.json").write_text(json.dumps(document | ended))
+    before = host_state(node)
+    answer = tried(node, second)
+    assert answer.returncode == 0
+    assert re.search(
+        r"left alone: masquerade and forward rules: a daemon has 10\.244\.0\.0/16 \(pid \d+\)", answer.stderr
+    )
+    assert host_state(node) == before
+
+
+def test_flanneld_in_our_place_is_left_alone(made: list[Lab]) -> None:
+    """A footprint of before, and the device of a flanneld that lives here now with another subnet."""
+    lab = Lab(net_conf("vxlan"), options=("--datapath=kernel",))
+    made.append(lab)
+    lab.start("dataplane")
+    (node,) = lab.daemons
+    node.kill_daemon()
+    path = node.run_dir / "footprint.json"
+    document = json.loads(path.read_text())
+    path.write_text(
+        json.dumps({key: value for key, value in document.items() if key != "place"} | {"devices": ["flannel.1"]})
+    )
+    node.batch(
+        "link delete flannel.1",
+        "link add flannel.1 type vxlan id 1 dev eth0 dstport 8472 nolearning",
+        "addr add 10.244.199.0/32 dev flannel.1",
+        "link set flannel.1 up",
+    )
+    before = host_state(node)
+    refused = tried(node, node.run_dir)
+    assert refused.returncode == 1
+    assert "is of another node" in refused.stderr and "flannel.1 here has 10.244.199.0" in refused.stderr
+    assert host_state(node) == before and path.exists() and node.subnet_file.exists()
+
+
+def test_two_cleanups_at_once(made: list[Lab]) -> None:
+    """One does it; the other is refused, or finds nothing."""
+    lab = Lab(net_conf("vxlan"), options=("--datapath=kernel", "--ip-masq"))
+    made.append(lab)
+    lab.start("dataplane")
+    (node,) = lab.daemons
+    node.kill_daemon()
+    with ThreadPoolExecutor() as pool:
+        answers = list(pool.map(lambda _: tried(node, node.run_dir), range(4)))
+    assert sum("removed device flannel.1" in answer.stdout for answer in answers) == 1
+    for answer in answers:
+        assert "Traceback" not in answer.stderr
+        assert answer.returncode == 0 or "is in use by another daemon" in answer.stderr
+    assert "nothing to remove" in cleanup(node)

@@ -276,7 +276,7 @@ class _Life:
             await control.synced.wait()
             await control.stand()
             if first:
-                await remove_earlier(self._host, *self._left(), keep=self._backend.device_names)
+                await remove_earlier(self._host, *await self._left(), keep=self._backend.device_names)
             await rules.open(first=first)
             env = self._ready(own, first=first)
             written.set()
@@ -330,23 +330,35 @@ class _Life:
             encap=Encap(self._backend.encap_port, self.external.name),
         )
 
-    def _write_footprint(self, subnets: tuple[IPNetwork, ...] = ()) -> None:
-        options, conf = self._options, self._conf
+    def _write_footprint(self, macs: Mapping[int, bytes], subnets: tuple[IPNetwork, ...] = ()) -> None:
+        """Write down what may be left; `macs` are planned ones until there are subnets."""
+        options, conf, backend = self._options, self._conf, self._backend
+        kernels = (
+            () if options.datapath == "userspace" else zip(backend.mac_families, backend.device_names, strict=False)
+        )
         left = footprint.Footprint(
-            devices=self._backend.device_names if options.datapath != "userspace" else (),
-            interface=self.external.name,
+            devices={name: frozenset({macs[family].hex(":")}) for family, name in kernels},
+            interfaces=(self.external.name,),
             networks=tuple(net for net in (conf.network, conf.ipv6_network) if net is not None),
             subnets=subnets,
             blackhole=options.blackhole,
             firewall=True,
-            subnet_file=str(options.subnet_file),
+            subnet_file=str(options.subnet_file.absolute()),
         )
-        footprint.add(options.run_dir, left)
+        footprint.add(options.run_dir, left, made=bool(subnets))
 
-    def _left(self) -> tuple[tuple[str, ...], tuple[IPNetwork, ...]]:
+    async def _left(self) -> tuple[Sequence[str], tuple[IPNetwork, ...]]:
         """Return devices and overlay networks of our lives, this one and earlier ones."""
         left = footprint.read(self._options.run_dir)
-        return ((), ()) if left is None else (left.devices, left.networks)
+        if left is None:
+            return (), ()
+        names = []
+        for name, macs in left.devices.items():
+            if reason := await footprint.strange(self._host, name, macs):
+                log.warning("left alone: %s", reason)
+            else:
+                names.append(name)
+        return names, left.networks
 
     async def _keep_subnet_file(self, env: subnet_env.SubnetEnv) -> None:
         await keep_subnet_file(self._options.subnet_file, env, self._state, self._clock)
@@ -385,8 +397,8 @@ class _Life:
             macs = backend.macs_of(earlier)
         if earlier is None or self._state.datapath is None:
             # Once only: what stands needs its names and ports for itself, and a host in change is no reason to change sides.
-            self._write_footprint()
-            left, networks = self._left()
+            self._write_footprint(macs)
+            left, networks = await self._left()
             datapath, macs = await choose_datapath(
                 self._options.datapath, backend, self._host, external, macs, left, networks
             )
@@ -397,7 +409,7 @@ class _Life:
         attrs = backend.lease_attrs(external.public_ip, external.public_ipv6, macs)
         own = await (self._acquire(attrs) if earlier is None else self._move(earlier, attrs))
         log.info("lease %s", own.key)
-        self._write_footprint(_subnets(own))
+        self._write_footprint(macs, _subnets(own))
         self.own = self._state.lease = own
         self._state.store_contact = self._clock.now()
         return own

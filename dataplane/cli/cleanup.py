@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dataplane.control.alone import alone, others, subnet_file_lock
 from dataplane.control.rundir import run_directory
 
 
@@ -20,20 +25,45 @@ def add_parser(subparsers: Any) -> None:
         "The lease stays in the store until it runs out.",
         allow_abbrev=False,
     )
-    parser.add_argument("--run-dir", type=Path, default=Path("/run/dataplane"), help="as given to the daemon")
+    parser.add_argument(
+        "--run-dir",
+        type=Path,
+        default=Path(os.environ.get("FLANNELD_RUN_DIR") or "/run/dataplane"),
+        help="as given to the daemon (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Clean up and print what was removed; returns 0, or raises `DataplaneError`."""
     from dataplane.control import footprint
 
-    left = footprint.read(args.run_dir)
-    if left is None:
-        print(f"nothing to remove: no daemon has written down anything in {args.run_dir}")
+    nothing = f"nothing to remove: no daemon has written down anything in {args.run_dir}"
+    if footprint.find(args.run_dir) is None:
+        print(nothing)
         return 0
-    # Holding the directory keeps a daemon from running, and is refused while one does.
-    with run_directory(args.run_dir):
-        done = asyncio.run(footprint.remove(args.run_dir, left))
+    # Holding all of this keeps a daemon from running, and is refused while one does, with whatever run directory.
+    with ExitStack() as stack:
+        stack.enter_context(run_directory(args.run_dir))
+        found = footprint.find(args.run_dir)
+        if found is None:
+            print(nothing)
+            return 0
+        path, written = found
+        if written.is_gone:
+            print(f"{path} is of an earlier boot: its devices, routes and rules went with that")
+        else:
+            named = (*(name for name in written.devices if "%" not in name), *map(str, written.networks))
+            stack.enter_context(alone(named, "nothing is removed; stop it first"))
+            live = others(named)
+            if live and written.firewall:  # whose chains these are as well
+                has = ", ".join(f"{name} (pid {pid})" for name, pid in sorted(live.items()))
+                print(f"left alone: masquerade and forward rules: a daemon has {has}", file=sys.stderr)
+                written = replace(written, firewall=False)
+        if Path(written.subnet_file).is_file():
+            stack.enter_context(subnet_file_lock(Path(written.subnet_file)))
+        done, left = asyncio.run(footprint.remove(path, written))
+    for line in left:
+        print(f"left alone: {line}", file=sys.stderr)
     for line in done:
         print(f"removed {line}")
     if not done:

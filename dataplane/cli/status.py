@@ -14,6 +14,7 @@ from typing import Any
 
 from dataplane.errors import DataplaneError, HostError
 from dataplane.observe.state import status_socket
+from dataplane.place import here
 from dataplane.private_files import NotOurs, opened_directory
 
 answer_limit_s = 5.0
@@ -34,6 +35,10 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print the status; raises `HostError` when no daemon answers."""
     document = fetch(args.run_dir / status_socket)
+    netns, ours = document.get("netns"), here().netns
+    if netns and ours and netns != ours:
+        text = f"this daemon runs in another network namespace (net:[{netns}]) than this command (net:[{ours}])"
+        print(f"note: {text}", file=sys.stderr)
     if args.json:
         json.dump(document, sys.stdout, indent=2)
         print()

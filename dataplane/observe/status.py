@@ -10,6 +10,7 @@ from typing import Any
 
 from dataplane.model import Lease, Peer, PeerCounters
 from dataplane.observe.state import DeviceState, NodeState
+from dataplane.place import here
 
 
 def document(state: NodeState) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def document(state: NodeState) -> dict[str, Any]:
         "events": dict(state.events),
         "store": {"last_contact": state.store_contact},
         "pid": os.getpid(),
+        "netns": here().netns or None,
         "started": state.started,
         "time": state.now(),
     }

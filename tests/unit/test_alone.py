@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.control.alone import alone, subnet_file_lock
+from dataplane.control.alone import alone, others, subnet_file_lock
 from dataplane.errors import HostError
 
 
@@ -28,6 +28,14 @@ def test_a_device_or_overlay_has_one_daemon() -> None:
         pass
 
 
+def test_what_others_have_is_told() -> None:
+    mine = f"test-{os.getpid()}"
+    with alone((mine, f"{mine}-10.3.0.0/16")):
+        assert others((mine,))[f"{mine}-10.3.0.0/16"] == os.getpid()
+        assert mine not in others((mine,))
+    assert not {mine, f"{mine}-10.3.0.0/16"} & others(()).keys()
+
+
 def test_another_users_name_keeps_nobody_out() -> None:
     name = f"test-{os.getpid()}"
     hold = (
@@ -38,6 +46,7 @@ def test_another_users_name_keeps_nobody_out() -> None:
         [sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert name not in others(())
         with alone((name,)):
             pass
         other.communicate("")

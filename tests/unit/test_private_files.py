@@ -17,7 +17,7 @@ from dataplane.observe.health import Server
 from dataplane.observe.state import NodeState
 
 nobody = 65534
-left = footprint.Footprint((), "eth0", (IPv4Network("10.3.0.0/16"),), (), False, False, "/run/flannel/subnet.env")
+left = footprint.Footprint({}, ("eth0",), (IPv4Network("10.3.0.0/16"),), (), False, False, "/run/flannel/subnet.env")
 
 
 def use(directory: Path) -> None:

@@ -13,10 +13,10 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
-from dataplane.control import firewall
+from dataplane.control import admission, firewall
 from dataplane.control.peer_routes import is_peer_route
 from dataplane.errors import BadInput, HostError
-from dataplane.host import admission, vxlan
+from dataplane.host import vxlan
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork
 from dataplane.private_files import open_file, opened_directory, replace_file
@@ -103,7 +103,7 @@ async def remove(run_dir: Path, footprint: Footprint) -> list[str]:
         for name in footprint.devices:
             if await vxlan.remove_device(host, name):
                 done.append(f"device {name}, with its routes, neighbours and FDB entries")
-            done += [f"filter of {name} at {interface}" for interface in await admission.remove(host, name)]
+            done += await admission.remove(host, name)
         done += await _remove_routes(host, footprint)
         if footprint.blackhole:
             for subnet in footprint.subnets:

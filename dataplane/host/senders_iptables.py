@@ -25,7 +25,7 @@ _most = 16
 _digit = 4  # bits
 _vnis = 1 << 24
 # Where VNI and reserved byte are: by the IPv4 header's length; behind a bare IPv6 header, what has others is judged too.
-_vni_at = {4: "0>>22&0x3C@12>>8", 6: "6&0xFF=17&&52>>8"}
+_vni_at = {4: "0>>22&0x3C@12>>8", 6: "3&0xFF=17&&52>>8"}
 _counts = re.compile(r"^\[(\d+):\d+\] ")
 Chains = dict[str, tuple[str, ...]]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -156,6 +157,36 @@ def test_what_somebody_changes_is_put_back_and_counted(siege: Siege, version: in
     assert after["drops"]["receive_unknown_sender"] >= before["drops"]["receive_unknown_sender"]
     expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 2, "receive_unknown_sender")
     assert siege.lab.pods[2].ping(siege.lab.pods[0], version, count=2).ok
+
+
+@pytest.mark.parametrize("multi", ["xtables-nft-multi", "xtables-legacy-multi"])
+def test_by_iptables_where_there_is_no_nft(siege: Siege, multi: str) -> None:
+    """Both of its kinds; what nft made before goes, and nft takes it over again."""
+    if not Path("/usr/sbin", multi).exists():
+        pytest.skip(f"{multi} is not installed")
+    hidden = ("mount --bind /dev/null /usr/sbin/nft", f"mount --bind /usr/sbin/{multi} /usr/sbin/xtables-nft-multi")
+    restart(siege, ("unshare", "--mount", "sh", "-c", " && ".join((*hidden, 'exec "$@"')), "sh", *no_bpf))
+    assert stands(siege) == ["sender only", "sender only"]
+    siege.target.run("nft", "delete table ip dataplane-flannel.1; delete table ip6 dataplane-flannel-v6.1")
+    tools = {4: "iptables", 6: "ip6tables"}
+    for version, tool in tools.items():
+        assert siege.lab.pods[2].ping(siege.lab.pods[0], version, count=2).ok
+        datagrams = [vxlan(siege.frame(version))] * 3
+        expect_dropped(siege, siege.stranger, version, datagrams, "receive_unknown_sender")
+        expect_other_tunnels_left_alone(siege, version)
+        siege.target.run(f"/usr/sbin/{multi}", tool, "-t", "mangle", "-F", f"DP-{devices[version]}")
+    wait_for(lambda: status(siege)["events"].get("repairs", 0) >= 2, 60, "both repairs")
+    for version in tools:
+        expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 3, "receive_unknown_sender")
+    siege.target.stop_daemon()
+    for version, tool in tools.items():  # the next life's iptables is of the other kind, which does not see these
+        root = f"DP-{devices[version]}"
+        port = ("-p", "udp", "-m", "udp", "--dport", "8472")
+        siege.target.run(f"/usr/sbin/{multi}", tool, "-t", "mangle", "-D", "INPUT", *port, "-j", root)
+    siege.target.wrapper = no_bpf
+    siege.target.start_daemon()
+    siege.target.wait_ready()
+    assert our_tables(siege) == list(tables.values())
 
 
 @versions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +28,6 @@ from dataplane.lab.topology import underlay_address, underlay_address6
 from dataplane.model import LeaseAttrs
 
 no_bpf = ("setpriv", "--bounding-set=-bpf,-sys_admin", "--inh-caps=-bpf,-sys_admin")
-no_nft = ("unshare", "-m", "sh", "-c", 'mount --bind /bin/false /usr/sbin/nft && exec "$@"', "sh")
 devices = {4: "flannel.1", 6: "flannel-v6.1"}
 tables = {4: "ip dataplane-flannel.1", 6: "ip6 dataplane-flannel-v6.1"}
 
@@ -160,6 +159,36 @@ def test_what_somebody_changes_is_put_back_and_counted(siege: Siege, version: in
     assert siege.lab.pods[2].ping(siege.lab.pods[0], version, count=2).ok
 
 
+@pytest.mark.parametrize("multi", ["xtables-nft-multi", "xtables-legacy-multi"])
+def test_by_iptables_where_there_is_no_nft(siege: Siege, multi: str) -> None:
+    """Both of its kinds; what nft made before goes, and nft takes it over again."""
+    if not Path("/usr/sbin", multi).exists():
+        pytest.skip(f"{multi} is not installed")
+    hidden = ("mount --bind /dev/null /usr/sbin/nft", f"mount --bind /usr/sbin/{multi} /usr/sbin/xtables-nft-multi")
+    restart(siege, ("unshare", "--mount", "sh", "-c", " && ".join((*hidden, 'exec "$@"')), "sh", *no_bpf))
+    assert stands(siege) == ["sender only", "sender only"]
+    siege.target.run("nft", "delete table ip dataplane-flannel.1; delete table ip6 dataplane-flannel-v6.1")
+    tools = {4: "iptables", 6: "ip6tables"}
+    for version, tool in tools.items():
+        assert siege.lab.pods[2].ping(siege.lab.pods[0], version, count=2).ok
+        datagrams = [vxlan(siege.frame(version))] * 3
+        expect_dropped(siege, siege.stranger, version, datagrams, "receive_unknown_sender")
+        expect_other_tunnels_left_alone(siege, version)
+        siege.target.run(f"/usr/sbin/{multi}", tool, "-t", "mangle", "-F", f"DP-{devices[version]}")
+    wait_for(lambda: status(siege)["events"].get("repairs", 0) >= 2, 60, "both repairs")
+    for version in tools:
+        expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 3, "receive_unknown_sender")
+    siege.target.stop_daemon()
+    for version, tool in tools.items():  # the next life's iptables is of the other kind, which does not see these
+        root = f"DP-{devices[version]}"
+        port = ("-p", "udp", "-m", "udp", "--dport", "8472")
+        siege.target.run(f"/usr/sbin/{multi}", tool, "-t", "mangle", "-D", "INPUT", *port, "-j", root)
+    siege.target.wrapper = no_bpf
+    siege.target.start_daemon()
+    siege.target.wait_ready()
+    assert our_tables(siege) == list(tables.values())
+
+
 @versions
 def test_the_set_outlives_the_daemon_and_a_restart(siege: Siege, version: int) -> None:
     ours, _, kernels = siege.lab.pods
@@ -185,36 +214,6 @@ def test_a_daemon_that_may_use_bpf_takes_the_set_away(siege: Siege) -> None:
     assert stands(siege) == ["sender only", "sender only"]
     assert our_tables(siege) == list(tables.values())
     assert filters(siege) == ""
-
-
-def test_without_nft_the_set_is_in_iptables(siege: Siege) -> None:
-    """A tree of chains; a peer's address is found in it among more than one chain's rules."""
-    ours, _, kernels = siege.lab.pods
-    leases = [
-        siege.lab.book.acquire(
-            LeaseAttrs(IPv4Address(f"198.18.{number}.1"), IPv6Address(f"2001:db8:9::{number}"), "vxlan", *data),
-            ttl=600.0,
-        )
-        for number in range(1, 40)
-        for data in [tuple({"VNI": 1, "VtepMAC": f"02:00:00:00:0{version}:{number:02x}"} for version in (4, 6))]
-    ]
-    restart(siege, ())  # what is in nft can only be taken away by it
-    restart(siege, (*no_nft, *no_bpf))
-    assert stands(siege) == ["sender only", "sender only"]
-    assert all("iptables" in problem for problem in status(siege)["problems"])
-    wait_for(lambda: len(status(siege)["peers"]) >= 2 * len(leases), 30, "the leases")
-    for version, tool in ((4, "iptables"), (6, "ip6tables")):
-        assert kernels.ping(ours, version, count=3).ok
-        expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 5, "receive_unknown_sender")
-        expect_other_tunnels_left_alone(siege, version)
-        repairs = status(siege)["events"].get("repairs", 0)
-        siege.target.run(tool, "-t", "mangle", "-F", f"DP-{devices[version]}")
-        wait_for(lambda repairs=repairs: status(siege)["events"].get("repairs", 0) > repairs, 9, "a repair")
-        expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 2, "receive_unknown_sender")
-        assert kernels.ping(ours, version, count=3).ok
-    restart(siege, ())
-    for tool in ("iptables-save", "ip6tables-save"):
-        assert "DP-flannel" not in siege.target.run(tool, "-t", "mangle").stdout
 
 
 def test_another_datapath_and_cleanup_take_the_set_away(siege: Siege) -> None:

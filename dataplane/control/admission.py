@@ -72,8 +72,10 @@ class AdmissionKeeper:
                 except HostError as error:
                     self._tell(none, f"the kernel does not check senders (none): {error}")
                 return
+            # A copy, as in `ensure`: the work is done in a thread, while leases go on changing.
+            wanted = {prefix: self._wanted[prefix] for prefix in prefixes if prefix in self._wanted}
             try:
-                await self._host.ask(self._what, lambda _: current.change(prefixes, self._wanted))
+                await self._host.ask(self._what, lambda _: current.change(prefixes, wanted))
             except HostError as error:
                 await self._fall_back(error)
 
@@ -85,8 +87,9 @@ class AdmissionKeeper:
         """
         local = await self._host.local_destinations(self._guarded.link.local.version)
         async with self._busy:
+            wanted = dict(self._wanted)
             try:
-                await self._host.ask(self._what, lambda netlink: self._ensure(netlink, interface, local))
+                await self._host.ask(self._what, lambda netlink: self._ensure(netlink, interface, local, wanted))
             except HostError as error:
                 await self._fall_back(error)
             else:
@@ -113,25 +116,6 @@ class AdmissionKeeper:
         now.update(self._before)
         now["receive_unknown_sender"] += self._senders.dropped
         return dict(now)
-
-    async def watch(self) -> None:
-        """Look at the set of senders whenever the kernel reports that somebody changed it, for ever."""
-        await self._fallen.wait()
-        name = self._guarded.link.name
-        rest = settle_s
-        async for _ in watch_rules((senders_nft.mark(name), *senders_iptables.marks(name))):
-            async with self._busy:
-                try:
-                    healed = await self._senders.heal()
-                except HostError as error:
-                    healed = True
-                    self._tell(none, f"the kernel does not check senders (none): {error}")
-            await asyncio.sleep(rest)
-            rest = min(longest_settle_s, 2 * rest) if healed else settle_s
-
-    @property
-    def _what(self) -> str:
-        return f"filter what comes to {self._guarded.link.name}"
 
     async def watch(self) -> None:
         """Look at the set of senders whenever the kernel reports that somebody changed it, for ever."""

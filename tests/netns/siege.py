@@ -77,13 +77,17 @@ class Siege:
         words = [sys.executable, str(Path(__file__).with_name("raw_frames.py")), "eth0"]
         subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
 
-    def send(self, place: Place, version: int, datagrams: list[bytes], port: int = 8472) -> None:
+    def send(
+        self, place: Place, version: int, datagrams: list[bytes], port: int = 8472, *, train: bool = False
+    ) -> None:
         target = self.target.address if version == 4 else self.target.address6
         number = stranger_number if place is self.stranger else 2
         source = underlay_address(number) if version == 4 else underlay_address6(number)
         script = str(Path(__file__).with_name("attacker.py"))
         words = [sys.executable, script, str(version), str(source), str(target), str(port)]
         lines = "\n".join(f"data {datagram.hex()}" for datagram in datagrams)
+        if train:
+            lines = " ".join(["train", *(datagram.hex() for datagram in datagrams)])
         subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,30 @@ def test_a_daemon_that_may_use_bpf_takes_the_set_away(siege: Siege) -> None:
     assert stands(siege) == ["sender only", "sender only"]
     assert our_tables(siege) == list(tables.values())
     assert filters(siege) == ""
+
+
+def test_a_set_of_many_is_a_tree_of_chains_in_iptables(siege: Siege) -> None:
+    """The address of a peer, and of nobody, is looked for in more than one chain."""
+    ours, _, kernels = siege.lab.pods
+    leases = [
+        siege.lab.book.acquire(
+            LeaseAttrs(IPv4Address(f"198.18.{number}.1"), IPv6Address(f"2001:db8:9::{number}"), "vxlan", *data),
+            ttl=600.0,
+        )
+        for number in range(1, 40)
+        for data in [tuple({"VNI": 1, "VtepMAC": f"02:00:00:00:0{version}:{number:02x}"} for version in (4, 6))]
+    ]
+    restart(siege, ())  # what is in nft can only be taken away by it
+    restart(siege, ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /usr/sbin/nft && exec "$@"', "sh", *no_bpf))
+    assert stands(siege) == ["sender only", "sender only"]
+    assert all("iptables" in problem for problem in status(siege)["problems"])
+    wait_for(lambda: len(status(siege)["peers"]) >= 2 * len(leases), 30, "the leases")
+    for version in (4, 6):
+        assert kernels.ping(ours, version, count=3).ok
+        expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 5, "receive_unknown_sender")
+    restart(siege, ())
+    for tool in ("iptables-save", "ip6tables-save"):
+        assert "DP-flannel" not in siege.target.run(tool, "-t", "mangle").stdout
 
 
 def test_another_datapath_and_cleanup_take_the_set_away(siege: Siege) -> None:

@@ -229,7 +229,9 @@ def test_a_set_of_many_is_a_tree_of_chains_in_iptables(siege: Siege) -> None:
         for data in [tuple({"VNI": 1, "VtepMAC": f"02:00:00:00:0{version}:{number:02x}"} for version in (4, 6))]
     ]
     restart(siege, ())  # what is in nft can only be taken away by it
-    restart(siege, ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /usr/sbin/nft && exec "$@"', "sh", *no_bpf))
+    restart(
+        siege, ("unshare", "--mount", "sh", "-c", 'mount --bind /dev/null /usr/sbin/nft && exec "$@"', "sh", *no_bpf)
+    )
     assert stands(siege) == ["sender only", "sender only"]
     assert all("iptables" in problem for problem in status(siege)["problems"])
     wait_for(lambda: len(status(siege)["peers"]) >= 2 * len(leases), 30, "the leases")

@@ -241,6 +241,7 @@ class _Life:
         self._backend = backend
         self.external = external
         self._standing = standing
+        self._watches: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}  # by device
         self.own: Lease | None = None
 
     async def run(
@@ -285,6 +286,8 @@ class _Life:
             spawn(group, "program", self._state, control.program)
             spawn(group, "listen", self._state, control.listen, self._host)
             spawn(group, "firewall", self._state, rules.run)
+            for name, watch in self._watches.items():
+                spawn(group, f"senders {name}", self._state, watch)
             spawn(group, "announce", self._state, self._announce)
             if self._options.blackhole:
                 spawn(group, "blackhole", self._state, self._keep_blackholes, own)
@@ -373,7 +376,9 @@ class _Life:
         if plan.link is not None and state.datapath is not None and state.datapath.kind == "kernel":
             from dataplane.control.kernel_keeper import KernelKeeper
 
-            return (KernelKeeper(plan, plan.link, wanted, host, state),)
+            keeper = KernelKeeper(plan, plan.link, wanted, host, state)
+            self._watches[plan.name] = keeper.watch
+            return (keeper,)
         open_device = partial(TunDevice, workers=options.workers, spin_us=options.spin_us)
         tun = TunKeeper(plan, wanted, open_device, host, state, options.workers)
         direct = Direct.on_link if plan.direct_routing else Direct.never

@@ -116,7 +116,8 @@ async def remove_earlier(
     Raises:
         HostError: the kernel refuses.
     """
-    from dataplane.host import admission, vxlan
+    from dataplane.control import admission
+    from dataplane.host import vxlan
 
     names = set(left)
     for link in await host.links():

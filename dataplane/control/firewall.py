@@ -89,7 +89,7 @@ class Firewall:
         self._dropped = 0  # at the last look, by the rules that are there now
         self._counted_at = -count_rest_s
         self._busy = asyncio.Lock()
-        state.recount = self.count
+        state.recounts["firewall"] = self.count
 
     async def open(self, *, first: bool = True) -> None:
         """Put the rules in and take away what an earlier life left.

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dataplane import subnet_env
-from dataplane.control import firewall
+from dataplane.control import admission, firewall
 from dataplane.control.peer_routes import is_peer_route
 from dataplane.errors import BadInput, HostError
-from dataplane.host import admission, vxlan
+from dataplane.host import vxlan
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork
 from dataplane.place import Place, here
@@ -180,7 +180,7 @@ async def _remove_device(host: Host, name: str, macs: frozenset[str], done: list
         return
     if await vxlan.remove_device(host, name):
         done.append(f"device {name}, with its routes, neighbours and FDB entries")
-    done += [f"filter of {name} at {interface}" for interface in await admission.remove(host, name)]
+    done += await admission.remove(host, name)
 
 
 async def _remove_routes(host: Host, footprint: Footprint, name: str) -> list[str]:

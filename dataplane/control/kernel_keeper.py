@@ -92,6 +92,10 @@ class KernelKeeper:
         self._routes.forget()
         return index
 
+    async def watch(self) -> None:
+        """Put back what somebody changes of the filter in front, where the kernel tells of that; for ever."""
+        await self._admission.watch()
+
     async def close(self) -> None:
         """Leave everything as it is."""
         self._admission.close()

@@ -25,7 +25,7 @@ _random_since = (1, 6, 2)  # flannel pkg/trafficmngr/iptables: --random-fully, a
 
 def available(versions: Iterable[int]) -> bool:
     """Say whether the tools for these IP versions are installed."""
-    return all(find(_tool(version)) and find(f"{_tool(version)}-restore") for version in versions)
+    return all(find(tool_name(version)) and find(f"{tool_name(version)}-restore") for version in versions)
 
 
 class Iptables:
@@ -76,7 +76,7 @@ class Iptables:
         for chain, overlay in self._places():
             if chain in first_chains:
                 words = ("-w", "-t", chain.table, "-L", chain.name, "-v", "-x", "-n")
-                _, out, _ = await ask(_tool(overlay.version), *words)
+                _, out, _ = await ask(tool_name(overlay.version), *words)
                 rows = (line.split() for line in out.splitlines())
                 count += sum(int(row[0]) for row in rows if len(row) > 2 and row[2] == "DROP")
         return count
@@ -103,7 +103,7 @@ class Iptables:
         if jump not in jumps:
             lines.append(jump.replace("-A", "-I", 1) if chain in first_chains else jump)
         lines += [iptables_rule(chain, rule, self._wanted.random_fully and modern) for rule in rules]
-        await _restore(chain, overlay.version, lines, wait=modern)
+        await restore(chain.table, overlay.version, lines)
 
 
 async def remove(versions: Iterable[int]) -> None:
@@ -121,7 +121,7 @@ async def _remove_chain(chain: Chain, version: int) -> None:
     jumps, own = await _look(chain, version)
     if jumps or own:
         emptied = [f":{chain.name} - [0:0]", *map(_deletion, jumps), f"-X {chain.name}"]
-        await _restore(chain, version, emptied, wait=await _version(version) >= _random_since)
+        await restore(chain.table, version, emptied)
 
 
 async def _look(chain: Chain, version: int) -> tuple[list[str], list[str]]:
@@ -129,20 +129,26 @@ async def _look(chain: Chain, version: int) -> tuple[list[str], list[str]]:
     # By chain, because a node's kube-proxy may have a hundred thousand rules beside ours.
     listings = []
     for name in (chain.base, chain.name):
-        _, out, _ = await ask(_tool(version), "-w", "-t", chain.table, "-S", name)
+        _, out, _ = await ask(tool_name(version), "-w", "-t", chain.table, "-S", name)
         listings.append(out.splitlines())
     base, own = listings
     ours = re.compile(rf'--comment "{chain.comment}"( |$)|-[jg] {chain.name}( |$)')
     return [line for line in base if ours.search(line)], own
 
 
-async def _restore(chain: Chain, version: int, lines: list[str], *, wait: bool) -> None:
-    text = "\n".join((f"*{chain.table}", *lines, "COMMIT", ""))
-    await call(f"{_tool(version)}-restore", "--noflush", *(["--wait"] if wait else []), given=text)
+async def restore(table: str, version: int, lines: Iterable[str]) -> None:
+    """Do what these lines say to a table, in one transaction.
+
+    Raises:
+        HostError: a tool is missing or refused.
+    """
+    text = "\n".join((f"*{table}", *lines, "COMMIT", ""))
+    wait = await _version(version) >= _random_since
+    await call(f"{tool_name(version)}-restore", "--noflush", *(["--wait"] if wait else []), given=text)
 
 
 async def _version(version: int) -> tuple[int, ...]:
-    said = await call(_tool(version), "--version")
+    said = await call(tool_name(version), "--version")
     found = re.search(r"v(\d+)\.(\d+)\.(\d+)", said)
     return tuple(map(int, found.groups())) if found else (0,)
 
@@ -151,5 +157,6 @@ def _deletion(rule: str) -> str:
     return rule.replace("-A", "-D", 1)
 
 
-def _tool(version: int) -> str:
+def tool_name(version: int) -> str:
+    """Return the tool for an IP version."""
     return "iptables" if version == 4 else "ip6tables"

@@ -82,6 +82,9 @@ class DaemonNode(Node):
         lease_dir, net_conf_path: shared by all nodes of the lab.
         options: more flags for the daemon.
         environment: more variables for it.
+
+    Attributes:
+        wrapper: words before the daemon's command: what takes rights away from it.
     """
 
     kind = "dataplane"
@@ -104,6 +107,7 @@ class DaemonNode(Node):
         self.subnet_file = self.directory / "subnet.env"
         self.log_path = self.directory / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.wrapper: tuple[str, ...] = ()
         self._flags = (
             "--iface=eth0",
             f"--lease-dir={lease_dir}",
@@ -125,7 +129,7 @@ class DaemonNode(Node):
         variables = [f"{name}={value}" for name, value in (self._environment | dict(environment or {})).items()]
         words = (*(("env", *variables) if variables else ()), sys.executable, "-m", "dataplane", "run")
         with self.log_path.open("ab") as log:
-            self.process = self.start(*words, *self._flags, *options, output=log)
+            self.process = self.start(*self.wrapper, *words, *self._flags, *options, output=log)
 
     def stop_daemon(self, timeout: float = 10.0) -> int:
         """Ask the daemon to end (SIGTERM) and return its exit code; raises `LabError` if it does not end in time."""

@@ -58,8 +58,8 @@ class DeviceState:
         port, workers: 0 where there are none: the kernel's own vxlan device, plain routes.
         queue_drops: reads how many packets (a super-packet is one) its queues had no room for; None without queues.
         direct: overlay prefixes that the kernel routes straight to their peers, past the device.
-        admission: how much of what comes in is checked against the leases: "full", "partly" or "none"; "" where
-            there is nothing to check.
+        admission: how much of what comes in is checked against the leases: "full", "sender only" or "none"; ""
+            where there is nothing to check.
     """
 
     name: str
@@ -91,10 +91,6 @@ class Datapath:
     reason: str
 
 
-async def _nothing_to_count() -> None:
-    return None
-
-
 @dataclass(slots=True)
 class NodeState:
     """Everything worth telling about this node.
@@ -108,7 +104,7 @@ class NodeState:
         leases: how many leases of other nodes are in use.
         store_contact: Unix time of the last successful contact with the store.
         firewall_drops: packets that the encapsulation rules dropped, as of the last look.
-        recount: brings that up to date.
+        recounts: bring that, and what else is counted by looking, up to date; by whose they are.
         events: how often something worth counting happened, by name.
     """
 
@@ -129,12 +125,17 @@ class NodeState:
     leases: int = 0
     store_contact: float | None = None
     firewall_drops: int = 0
-    recount: Callable[[], Awaitable[None]] = _nothing_to_count
+    recounts: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     events: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.started = self.started or self.now()
         self.blockers["start"] = "still starting"
+
+    async def recount(self) -> None:
+        """Bring every count up to date."""
+        for recount in tuple(self.recounts.values()):
+            await recount()
 
     def unready(self) -> list[str]:
         """Return why the node is not ready; empty when it is."""

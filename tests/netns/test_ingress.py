@@ -15,7 +15,7 @@ from pyroute2 import IPRoute, NetlinkError
 from dataplane import bpf
 from dataplane.bpf_assembler import Assembler
 from dataplane.control.admission import AdmissionKeeper
-from dataplane.host import ingress
+from dataplane.host import command, ingress
 from dataplane.host.admission_program import Guarded
 from dataplane.host.netlink import Host
 from dataplane.model import Peer, VxlanLink
@@ -87,7 +87,7 @@ def names(netlink: IPRoute, index: int, parent: int) -> list[str]:
     return [row.get("options").get_attr("TCA_BPF_NAME") for row in rows if row.get("options")]
 
 
-def test_without_bpf_it_is_said_that_nobody_is_checked(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bpf_and_tools_it_is_said_that_nobody_is_checked(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """And once the kernel permits it, senders are checked and nothing more is said."""
     link = VxlanLink("flannel.1", 1, 8472, IPv4Address("192.0.2.1"), "guarded", 1450)
     subnet = IPv4Network("10.244.2.0/24")
@@ -100,11 +100,13 @@ def test_without_bpf_it_is_said_that_nobody_is_checked(index: int, monkeypatch: 
         keeper = AdmissionKeeper(guarded, wanted, host, state, seen)
         with monkeypatch.context() as patch:
             patch.setattr(bpf, "_bpf", refuse)
+            patch.setattr(command, "_path", "")
             await keeper.ensure(index)
             assert seen.admission == "none"
             (problem,) = (text for text in state.problems() if "senders" in text)
             assert problem.startswith("flannel.1: the kernel does not check senders (none): cannot make the BPF map")
-            assert keeper.drops() == {}
+            assert problem.endswith("the command nft is not installed")
+            assert keeper.drops() == {"receive_unknown_sender": 0}
         await keeper.ensure(index)
         assert seen.admission == "full"
         assert not any("senders" in text for text in state.problems())

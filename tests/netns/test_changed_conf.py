@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
@@ -112,6 +113,13 @@ def test_nothing_of_the_way_before_stays() -> None:
     assert not faults, "\n".join(faults)
 
 
+def is_the_only_route(near: DaemonNode, far: DaemonNode, route: str) -> bool:
+    assert far.net is not None and far.net.ipv6 is not None
+    shown = near.run("ip", "-6", "route", "show", "exact", str(far.net.ipv6)).stdout.splitlines()
+    begins = f"{far.net.ipv6} " + route.format(address=far.address6, base=far.net.ipv6.network_address)
+    return len(shown) == 1 and shown[0].startswith(begins)
+
+
 def test_an_ipv6_peer_that_was_reached_straight_is_reached_by_the_device() -> None:
     """The kernel refuses the route through the device while the straight one stands, which no restart would change."""
     direct = ("DirectRouting", True)
@@ -126,12 +134,6 @@ def test_an_ipv6_peer_that_was_reached_straight_is_reached_by_the_device() -> No
             lab.add("dataplane")
         for way, route in tour:
             change(lab, way, ipv6=True)
-            near, far = lab.daemons
-            assert far.net is not None and far.net.ipv6 is not None
-            begins = f"{far.net.ipv6} " + route.format(address=far.address6, base=far.net.ipv6.network_address)
-
-            def shown(near: DaemonNode = near, far: DaemonNode = far) -> str:
-                return near.run("ip", "-6", "route", "show", "exact", str(far.net and far.net.ipv6)).stdout
-
-            wait_for(lambda begins=begins: shown().startswith(begins) and shown().count("\n") == 1, 30, begins)  # type: ignore[misc]
+            for near, far in (lab.daemons, lab.daemons[::-1]):
+                wait_for(partial(is_the_only_route, near, far, route), 30, f"{near.label} to have one {route}")
             assert lab.pods[0].ping(lab.pods[1], 6).ok

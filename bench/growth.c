@@ -68,7 +68,7 @@ static struct {
 	uint64_t published;
 } load;
 
-int __wrap_tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload);
+int __wrap_tun_read(struct worker *w, int fd, uint8_t *at, struct virtio_net_hdr *offload);
 bool __wrap_tun_write(struct worker *w, const struct virtio_net_hdr *offload, struct iovec *iov, uint32_t parts, uint32_t packets);
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
 int __real_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags);
@@ -84,10 +84,11 @@ static const struct ring_packet *next_packet(uint8_t *at)
 	return packet;
 }
 
-int __wrap_tun_read(struct worker *w, uint8_t *at, struct virtio_net_hdr *offload)
+int __wrap_tun_read(struct worker *w, int fd, uint8_t *at, struct virtio_net_hdr *offload)
 {
 	const struct ring_packet *packet;
 
+	(void)fd;
 	if (!load.left)
 		return 0;
 	packet = next_packet(at);
@@ -195,11 +196,12 @@ static struct dp *make_forwarder(uint32_t peers, uint32_t offloads, bool one_add
 {
 	struct dp_config config = {
 		.backend = DP_BACKEND_VXLAN, .vni = 1, .offloads = offloads, .vnet_hdr = 1, .port = port, .mtu = mtu,
-		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .edges[0] = {.tuns = 1, .receives = 1}, .sources = sources, .tunnel_fd = -1,
+		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .sources = sources, .tunnel_fd = -1,
 	};
 	struct dp *dp;
 
-	config.edges[0] = (struct dp_edges){-1, socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
+	config.edges[0] = (struct dp_edges){.tuns = 1, .receives = 1, .tun_fds = {-1}};
+	config.edges[0].receive_fds[0] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	for (uint32_t i = 0; i < sources; i++)
 		config.source_fds[i] = open_source();
 	set_mac(config.vtep_mac, 0);
@@ -258,14 +260,14 @@ static void read_all(struct worker *w)
 		uint32_t used = 0;
 
 		for (uint32_t i = 0; i < burst_packets; i++)
-			used += vxlan_overhead + (uint32_t)tun_read(w, w->send.arena + used + vxlan_overhead, &offload);
+			used += vxlan_overhead + (uint32_t)tun_read(w, 0, w->send.arena + used + vxlan_overhead, &offload);
 	}
 }
 
 static void send_all(struct worker *w)
 {
 	while (load.left)
-		send_burst(w, newest_table(w));
+		send_burst(w, newest_table(w), 0);
 }
 
 /* VNI 1, to our VTEP, from the one that is filled in. */

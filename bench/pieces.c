@@ -99,12 +99,12 @@ static int make_forwarder(struct pieces *p)
 {
 	struct dp_config config = {
 		.backend = DP_BACKEND_UDP, .offloads = DP_OFFLOAD_ALL, .vnet_hdr = 1, .port = 8285, .mtu = mtu,
-		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .edges[0] = {.tuns = 1, .receives = 1}, .sources = 1, .tunnel_fd = -1,
+		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .sources = 1, .tunnel_fd = -1,
 	};
 
 	p->fds[0] = open("/dev/null", O_RDWR | O_NONBLOCK | O_CLOEXEC); /* the TUN that takes every write */
 	p->fds[1] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-	config.edges[0] = (struct dp_edges){p->fds[0], p->fds[1]};
+	config.edges[0] = (struct dp_edges){.tuns = 1, .receives = 1, .tun_fds = {p->fds[0]}, .receive_fds = {p->fds[1]}};
 	config.source_fds[0] = p->fds[1];
 	return dp_new(&config, &p->dp);
 }

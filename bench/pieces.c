@@ -5,9 +5,11 @@
  * every call does all the work anew (what a piece changes is put back, and that is cheap beside the piece), and returns
  * something that depends on the work, so that no compiler leaves it out.
  */
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <stdlib.h>
+#include <sys/eventfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -102,11 +104,18 @@ static int make_forwarder(struct pieces *p)
 		.underlay_family = 4, .tunnel4 = {4, {10, 0, 0, 0}}, .workers = 1, .sources = 1, .tunnel_fd = -1,
 	};
 
-	p->fds[0] = open("/dev/null", O_RDWR | O_NONBLOCK | O_CLOEXEC); /* the TUN that takes every write */
+	p->fds[0] = eventfd(0, EFD_CLOEXEC); /* a place for the TUN: a worker could wait for it */
 	p->fds[1] = socket(AF_INET, SOCK_DGRAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
 	config.edges[0] = (struct dp_edges){.tuns = 1, .receives = 1, .tun_fds = {p->fds[0]}, .receive_fds = {p->fds[1]}};
 	config.source_fds[0] = p->fds[1];
-	return dp_new(&config, &p->dp);
+	int error = dp_new(&config, &p->dp);
+	int null = open("/dev/null", O_RDWR | O_NONBLOCK | O_CLOEXEC); /* it takes every write */
+
+	if (error || null < 0)
+		return error ? error : -errno;
+	error = dup3(null, p->fds[0], O_CLOEXEC) < 0 ? -errno : 0;
+	close(null);
+	return error;
 }
 
 static uint64_t cut(struct pieces *p)

@@ -15,6 +15,7 @@
 #include "tun.h"
 #include "tunnel.h"
 #include "underlay.h"
+#include "worker.h"
 
 /* A TUN's MTU is at least 68 (RFC 791); udp and vxlan of an IPv6 overlay want 1280, which is the caller's business. */
 enum { mtu_min = 68 };
@@ -50,6 +51,8 @@ static void free_worker(struct worker *w)
 	free(w->receive.buffers);
 	free(w->receive.scratch);
 	free(w->peers);
+	if (w->wait_fd >= 0)
+		close(w->wait_fd);
 	free(w);
 }
 
@@ -62,6 +65,7 @@ static struct worker *new_worker(struct dp *dp, uint32_t index)
 	memset(w, 0, sizeof(*w));
 	w->dp = dp;
 	w->index = index;
+	w->wait_fd = -1;
 	w->edges = &dp->config.edges[index];
 	w->offloads = dp->offloads;
 	w->receive.parts = 1; /* as coalesce_flush leaves it */
@@ -108,6 +112,9 @@ static int init(struct dp *dp)
 		if (!dp->worker[i])
 			return -ENOMEM;
 		atomic_store(&dp->worker[i]->table, empty);
+		error = worker_watch(dp->worker[i]);
+		if (error)
+			return error;
 	}
 	return 0;
 }

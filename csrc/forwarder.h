@@ -124,6 +124,7 @@ struct worker {
 	struct dp *dp;
 	const struct dp_edges *edges;
 	uint32_t index;
+	int wait_fd;                     /* see worker.h */
 	_Atomic(uint32_t) offloads;      /* dp.offloads as far as it works here and nobody took it back (dp_forbid) */
 	_Atomic(const struct fib *) table;
 	struct dp_counters counters;

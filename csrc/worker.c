@@ -3,11 +3,11 @@
  *
  * Each turn takes the newest forwarding table, then one bounded burst from each queue and socket that has something: none of
  * them, and no control change, ever waits for another to run dry, so a flood fills and delays its own queue only. A turn
- * without work looks again for spin_us, then sleeps in poll(2).
+ * without work looks again for spin_us, then sleeps in epoll_wait(2).
  */
 #include <errno.h>
-#include <poll.h>
 #include <sched.h>
+#include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -15,11 +15,13 @@
 
 #include "receive.h"
 #include "send.h"
+#include "worker.h"
 
 enum {
 	slice_ns = 100000,  /* the least that the scheduler takes (sched(7), kernel/sched/syscalls.c) */
 	less_nice = 10,
 	least_nice = -20,
+	watched_max = 2 * DP_MAX_QUEUES + 1,
 };
 
 /* struct sched_attr of linux/sched/types.h, which cannot be included beside sched.h; glibc has none before 2.41. */
@@ -73,31 +75,43 @@ static const struct fib *take_table(struct worker *w)
 	return mine;
 }
 
-/* All that a worker waits for: its TUN queues, its sockets, the end. Returns how many. */
-static nfds_t watch(const struct worker *w, struct pollfd *fds)
+static int add(int wait_fd, int fd, uint32_t at)
 {
-	const struct dp_edges *edges = w->edges;
-	nfds_t used = 0;
+	struct epoll_event event = {.events = EPOLLIN, .data.u32 = at};
 
-	for (uint32_t i = 0; i < edges->tuns; i++)
-		fds[used++] = (struct pollfd){.fd = edges->tun_fds[i], .events = POLLIN};
-	for (uint32_t i = 0; i < edges->receives; i++)
-		fds[used++] = (struct pollfd){.fd = edges->receive_fds[i], .events = POLLIN};
-	fds[used++] = (struct pollfd){.fd = w->dp->stop_fd, .events = POLLIN};
-	return used;
+	return epoll_ctl(wait_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
 }
 
-/* One burst of each that poll(2) found something at, be it an error that reading tells. Returns what was done, or -errno. */
-static int serve(struct worker *w, const struct fib *fib, const struct pollfd *fds)
+/* Each event says where it comes from: TUN queues from 0, then sockets, then the end. */
+int worker_watch(struct worker *w)
 {
+	const struct dp_edges *edges = w->edges;
+	int error = 0;
+
+	w->wait_fd = epoll_create1(EPOLL_CLOEXEC);
+	if (w->wait_fd < 0)
+		return -errno;
+	for (uint32_t i = 0; i < edges->tuns && !error; i++)
+		error = add(w->wait_fd, edges->tun_fds[i], i);
+	for (uint32_t i = 0; i < edges->receives && !error; i++)
+		error = add(w->wait_fd, edges->receive_fds[i], edges->tuns + i);
+	return error ? error : add(w->wait_fd, w->dp->stop_fd, edges->tuns + edges->receives);
+}
+
+/* One burst of each queue and socket that has something, be it an error that reading tells. Returns what was done, or -errno. */
+static int serve(struct worker *w, const struct fib *fib, const struct epoll_event *events, int ready)
+{
+	const struct dp_edges *edges = w->edges;
 	int done = 0;
 
-	for (uint32_t i = 0; i < w->edges->tuns + w->edges->receives; i++) {
-		int got;
+	for (int i = 0; i < ready; i++) {
+		uint32_t at = events[i].data.u32;
+		int got = 0;
 
-		if (!fds[i].revents)
-			continue;
-		got = i < w->edges->tuns ? send_burst(w, fib, fds[i].fd) : receive_burst(w, fib, fds[i].fd);
+		if (at < edges->tuns)
+			got = send_burst(w, fib, edges->tun_fds[at]);
+		else if (at < edges->tuns + edges->receives)
+			got = receive_burst(w, fib, edges->receive_fds[at - edges->tuns]);
 		if (got < 0)
 			return got;
 		done += got;
@@ -107,25 +121,23 @@ static int serve(struct worker *w, const struct fib *fib, const struct pollfd *f
 
 int dp_run(struct dp *dp, uint32_t worker)
 {
-	struct pollfd fds[2 * DP_MAX_QUEUES + 1];
+	struct epoll_event events[watched_max];
 	struct worker *w;
 	uint64_t idle_since = 0;
-	nfds_t watched;
 	int timeout = 0;
 
 	if (worker >= dp->config.workers)
 		return -EINVAL;
 	w = dp->worker[worker];
-	watched = watch(w, fds);
 	while (!atomic_load_explicit(&dp->stopping, memory_order_acquire)) {
-		int ready = poll(fds, watched, timeout);
+		int ready = epoll_wait(w->wait_fd, events, watched_max, timeout);
 		const struct fib *fib = take_table(w);
 		int done = 0;
 
 		if (ready < 0 && errno != EINTR)
 			return -errno;
 		if (ready > 0)
-			done = serve(w, fib, fds);
+			done = serve(w, fib, events, ready);
 		if (done < 0)
 			return done;
 		timeout = 0;

@@ -828,8 +828,8 @@ static void check_making(void)
 	wrong[7].workers = DP_MAX_WORKERS + 1;
 	for (uint32_t i = 0; i < 8; i++)
 		REQUIRE(i == 6 && format == DP_BACKEND_UDP ? true : dp_new(&wrong[i], &dp) == -EINVAL);
-	kernel->refused = kernel_refuses_eventfd;
-	REQUIRE(dp_new(&right, &dp) == -EINVAL);
+	for (kernel->refused = kernel_refuses_eventfd; kernel->refused <= kernel_refuses_waiting; kernel->refused <<= 1)
+		REQUIRE(dp_new(&right, &dp) == -EINVAL);
 	kernel->refused = 0;
 	for (;; refusals++) {
 		kernel_allocations = refusals + 1;

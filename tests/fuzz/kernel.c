@@ -5,11 +5,11 @@
 #include <linux/sock_diag.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <poll.h>
 #include <sanitizer/asan_interface.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
 #include <sys/ioctl.h>
 #include <sys/random.h>
 #include <time.h>
@@ -50,7 +50,9 @@ int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
 ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags);
 int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags, struct timespec *timeout);
 ssize_t __wrap_recvmsg(int fd, struct msghdr *message, int flags);
-int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout);
+int __wrap_epoll_create1(int flags);
+int __wrap_epoll_ctl(int wait_fd, int operation, int fd, struct epoll_event *event);
+int __wrap_epoll_wait(int wait_fd, struct epoll_event *events, int most, int timeout);
 int __wrap_ioctl(int fd, unsigned long request, ...);
 int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t len);
 int __wrap_getsockopt(int fd, int level, int name, void *value, socklen_t *len);
@@ -67,7 +69,6 @@ ssize_t __real_read(int fd, void *out, size_t len);
 ssize_t __real_writev(int fd, const struct iovec *iov, int parts);
 ssize_t __real_write(int fd, const void *from, size_t len);
 int __real_close(int fd);
-int __real_poll(struct pollfd *fds, nfds_t count, int timeout);
 int __real_clock_gettime(clockid_t clock, struct timespec *now);
 void *__real_malloc(size_t size);
 void *__real_calloc(size_t count, size_t size);
@@ -91,7 +92,7 @@ static bool is_due(enum call call)
 static bool is_fatal(enum call call, int error)
 {
 	switch (call) {
-	case call_poll:
+	case call_wait:
 		return error != EINTR;
 	case call_tun_read:
 		return error != EINTR && error != EAGAIN;
@@ -476,22 +477,51 @@ ssize_t __wrap_writev(int fd, const struct iovec *iov, int parts)
 
 /* The rest. */
 
-int __wrap_poll(struct pollfd *fds, nfds_t count, int timeout)
+static int answer(uint32_t option)
 {
-	if (fds[0].fd < kernel_fd)
-		return __real_poll(fds, count, timeout);
-	if (is_due(call_poll))
-		return fail(call_poll);
+	if (!(kernel->refused & option))
+		return 0;
+	errno = EINVAL;
+	return -1;
+}
+
+/* What the one forwarder waits for, and what it calls them. */
+static uint64_t event_of_tun, event_of_receive, event_of_stop;
+
+int __wrap_epoll_ctl(int wait_fd, int operation, int fd, struct epoll_event *event)
+{
+	REQUIRE(wait_fd == kernel_wait_fd && operation == EPOLL_CTL_ADD && event->events == EPOLLIN);
+	switch (fd) {
+	case kernel_tun_fd:
+		event_of_tun = event->data.u64;
+		break;
+	case kernel_receive_fd:
+		event_of_receive = event->data.u64;
+		break;
+	default:
+		REQUIRE(fd == kernel_stop_fd);
+		event_of_stop = event->data.u64;
+	}
+	return answer(kernel_refuses_waiting);
+}
+
+static int tell(struct epoll_event *events, int ready, bool is_ready, uint64_t event)
+{
+	if (is_ready)
+		events[ready++] = (struct epoll_event){.events = EPOLLIN, .data.u64 = event};
+	return ready;
+}
+
+int __wrap_epoll_wait(int wait_fd, struct epoll_event *events, int most, int timeout)
+{
+	REQUIRE(wait_fd == kernel_wait_fd && most >= 3);
+	if (is_due(call_wait))
+		return fail(call_wait);
 	for (;;) {
-		int ready = 0;
+		int ready = tell(events, 0, kernel->tun.taken < kernel->tun.used, event_of_tun);
 
-		for (nfds_t i = 0; i < count; i++) {
-			const struct queue *queue = fds[i].fd == kernel_tun_fd ? &kernel->tun : &kernel->underlay;
-			bool is_stop = fds[i].fd == kernel_stop_fd;
-
-			fds[i].revents = (is_stop ? kernel->dp->stopping : queue->taken < queue->used) ? POLLIN : 0;
-			ready += fds[i].revents != 0;
-		}
+		ready = tell(events, ready, kernel->underlay.taken < kernel->underlay.used, event_of_receive);
+		ready = tell(events, ready, kernel->dp->stopping, event_of_stop);
 		if (ready || timeout == 0)
 			return ready;
 		if (!kernel->next(kernel))
@@ -506,15 +536,7 @@ ssize_t __wrap_write(int fd, const void *from, size_t len)
 
 int __wrap_close(int fd)
 {
-	return fd == kernel_stop_fd ? 0 : __real_close(fd);
-}
-
-static int answer(uint32_t option)
-{
-	if (!(kernel->refused & option))
-		return 0;
-	errno = EINVAL;
-	return -1;
+	return fd == kernel_stop_fd || fd == kernel_wait_fd ? 0 : __real_close(fd);
 }
 
 int __wrap_ioctl(int fd, unsigned long request, ...)
@@ -557,6 +579,12 @@ int __wrap_getsockname(int fd, struct sockaddr *address, socklen_t *len)
 	*len = is_ipv4 ? sizeof(own.in) : sizeof(own.in6);
 	memcpy(address, &own, *len);
 	return answer(kernel_refuses_names);
+}
+
+int __wrap_epoll_create1(int flags)
+{
+	REQUIRE(flags == EPOLL_CLOEXEC);
+	return answer(kernel_refuses_epoll) ? -1 : kernel_wait_fd;
 }
 
 int __wrap_eventfd(unsigned int initial, int flags)

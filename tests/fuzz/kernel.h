@@ -18,6 +18,7 @@ enum {
 	kernel_receive_fd,
 	kernel_tunnel_fd,
 	kernel_stop_fd,
+	kernel_wait_fd,
 	kernel_source_fd, /* and those behind it */
 	kernel_source_port = 40000,
 };
@@ -29,13 +30,15 @@ enum call {
 	call_tunnel_write,
 	call_tun_read,
 	call_recvmmsg,
-	call_poll,
+	call_wait,
 	calls,
 };
 
 enum {
 	kernel_refuses_names = 64,
 	kernel_refuses_eventfd = 128,
+	kernel_refuses_epoll = 256,
+	kernel_refuses_waiting = 512, /* for one more descriptor */
 };
 
 /* The call fails times times, after it went well skip times (sendmmsg: messages). */

@@ -11,8 +11,9 @@ import math
 import re
 import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
@@ -134,6 +135,44 @@ class LongPing:
             self._reading.join()
         self._lines.append(f"without an answer: {sorted(lost)}\n")
         return Ping(self._sent, self._sent - len(lost), None, "".join(self._lines))
+
+
+# UDP_SEGMENT (103): the kernel makes 64 datagrams of 32 bytes of each call.
+_flood = """
+import socket, sys, time
+sock = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+sock.connect((sys.argv[1], 9))
+sock.setsockopt(socket.IPPROTO_UDP, 103, 32)
+print("begun", flush=True)
+end = time.monotonic() + float(sys.argv[2])
+while time.monotonic() < end:
+    try:
+        sock.send(bytes(2048))
+    except ConnectionRefusedError:
+        pass
+"""
+
+
+@contextlib.contextmanager
+def flooded(namespace: str, address: str, longest_s: float = 60.0) -> Iterator[None]:
+    """Send small datagrams from one socket of a namespace to a closed port, as many as the machine makes, while the block runs.
+
+    Args:
+        longest_s: after which the flood stops by itself.
+    Raises:
+        LabError: it did not begin, or had ended before the block had.
+    """
+    words = [sys.executable, "-c", _flood, address, f"{longest_s:g}"]
+    process = subprocess.Popen(inside_of(namespace, words), stdout=subprocess.PIPE, text=True)
+    try:
+        if process.stdout is None or process.stdout.readline() != "begun\n":
+            raise LabError("the flood did not begin")
+        yield
+        if process.poll() is not None:
+            raise LabError("the flood ended early")
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @dataclass(frozen=True, slots=True)

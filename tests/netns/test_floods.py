@@ -5,45 +5,14 @@ The flood is small packets of one inner source, many to a call, more than the wo
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 from lab_fixtures import MakeLab
 
-from dataplane.lab.commands import inside_of, wait_for
-from dataplane.lab.topology import Pod
-from dataplane.lab.traffic import LongPing
+from dataplane.lab.commands import wait_for
+from dataplane.lab.traffic import LongPing, flooded
 
 pytestmark = pytest.mark.alone
-longest_s = 60
-# UDP_SEGMENT (103): the kernel makes 64 datagrams of 32 bytes of each call.
-flood = """
-import socket, struct, sys, time
-sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-sock.connect((sys.argv[1], 9))
-sock.setsockopt(socket.IPPROTO_UDP, 103, 32)
-end = time.monotonic() + float(sys.argv[2])
-while time.monotonic() < end:
-    try:
-        sock.send(bytes(2048))
-    except ConnectionRefusedError:
-        pass
-"""
-
-
-@contextmanager
-def flooded(source: Pod, target: Pod) -> Iterator[None]:
-    words = [sys.executable, "-c", flood, target.address, str(longest_s)]
-    process = subprocess.Popen(inside_of(source.name, words))
-    try:
-        yield
-        assert process.poll() is None, "the flood ended early"
-    finally:
-        process.kill()
-        process.wait()
+longest_s = 60.0
 
 
 @pytest.mark.parametrize("backend", ["udp", "vxlan"])
@@ -54,7 +23,7 @@ def test_a_flood_loses_only_its_own(backend: str, where: str, make_lab: MakeLab)
     one, two = near.pods[0], far.pods[0]
     flooder = near.add_pod() if where == "a pod of this node" else third.pods[0]
     full, reason = (near, "tun_queue") if where == "a pod of this node" else (far, "receive_socket")
-    with flooded(flooder, two):
+    with flooded(flooder.name, two.address, longest_s):
         wait_for(
             lambda: full.drops().get(reason, 0) > 0 or third.drops().get("tun_queue", 0) > 0, 30, "a queue to be full"
         )

@@ -266,8 +266,10 @@ static void read_all(struct worker *w)
 
 static void send_all(struct worker *w)
 {
+	bool is_full;
+
 	while (load.left)
-		send_burst(w, newest_table(w), 0);
+		send_burst(w, newest_table(w), 0, &is_full);
 }
 
 /* VNI 1, to our VTEP, from the one that is filled in. */

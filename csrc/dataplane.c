@@ -11,11 +11,10 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include "forwarder.h"
+#include "bulk.h"
 #include "tun.h"
 #include "tunnel.h"
 #include "underlay.h"
-#include "worker.h"
 
 /* A TUN's MTU is at least 68 (RFC 791); udp and vxlan of an IPv6 overlay want 1280, which is the caller's business. */
 enum { mtu_min = 68 };
@@ -43,6 +42,12 @@ static int check_config(const struct dp_config *config)
 	return 0;
 }
 
+/* Each worker has a bulk worker beside it. */
+static uint32_t threads(const struct dp *dp)
+{
+	return 2 * dp->config.workers;
+}
+
 static void free_worker(struct worker *w)
 {
 	if (!w)
@@ -64,9 +69,10 @@ static struct worker *new_worker(struct dp *dp, uint32_t index)
 		return NULL;
 	memset(w, 0, sizeof(*w));
 	w->dp = dp;
-	w->index = index;
+	w->index = index % dp->config.workers;
+	w->is_bulk = index >= dp->config.workers;
+	w->edges = &dp->config.edges[w->index];
 	w->wait_fd = -1;
-	w->edges = &dp->config.edges[index];
 	w->offloads = dp->offloads;
 	w->receive.parts = 1; /* as coalesce_flush leaves it */
 	w->send.arena = aligned_alloc(cache_line, arena_bytes);
@@ -97,7 +103,7 @@ static int init(struct dp *dp)
 	dp->uncut = calloc(DP_MAX_PEERS, sizeof(*dp->uncut));
 	dp->slots = calloc(DP_MAX_PEERS, sizeof(*dp->slots));
 	/* Every worker can hold back one table, and there is the newest. */
-	dp->retired = calloc(config->workers + 2, sizeof(struct fib *));
+	dp->retired = calloc(threads(dp) + 2, sizeof(struct fib *));
 	if (!dp->uncut || !dp->slots || !dp->retired)
 		return -ENOMEM;
 	error = fib_build(dp->slots, 0, 0, &empty);
@@ -107,15 +113,17 @@ static int init(struct dp *dp)
 	dp->offloads = tun_probe(config->edges[0].tun_fds[0], config->vnet_hdr, config->offloads);
 	dp->offloads = underlay_probe(config, dp->offloads);
 	dp->offloads = tunnel_probe(dp, dp->offloads);
-	for (uint32_t i = 0; i < config->workers; i++) {
+	for (uint32_t i = 0; i < threads(dp); i++) {
 		dp->worker[i] = new_worker(dp, i);
 		if (!dp->worker[i])
 			return -ENOMEM;
 		atomic_store(&dp->worker[i]->table, empty);
-		error = worker_watch(dp->worker[i]);
+		error = bulk_watch(dp->worker[i]);
 		if (error)
 			return error;
 	}
+	for (uint32_t i = 0; i < threads(dp); i++)
+		dp->worker[i]->beside = dp->worker[(i + config->workers) % threads(dp)];
 	return 0;
 }
 
@@ -145,7 +153,7 @@ void dp_free(struct dp *dp)
 {
 	if (!dp)
 		return;
-	for (uint32_t i = 0; i < dp->config.workers; i++)
+	for (uint32_t i = 0; i < threads(dp); i++)
 		free_worker(dp->worker[i]);
 	for (uint32_t i = 0; i < dp->retired_count; i++)
 		fib_free(dp->retired[i]);
@@ -163,14 +171,14 @@ uint32_t dp_offloads(const struct dp *dp)
 {
 	uint32_t offloads = dp->offloads;
 
-	for (uint32_t i = 0; i < dp->config.workers; i++)
+	for (uint32_t i = 0; i < threads(dp); i++)
 		offloads &= atomic_load(&dp->worker[i]->offloads);
 	return offloads;
 }
 
 int dp_forbid(struct dp *dp, uint32_t offloads)
 {
-	for (uint32_t i = 0; i < dp->config.workers; i++)
+	for (uint32_t i = 0; i < threads(dp); i++)
 		atomic_fetch_and(&dp->worker[i]->offloads, ~offloads);
 	return 0;
 }
@@ -212,7 +220,7 @@ int dp_peer_clear(struct dp *dp, uint32_t slot)
 
 static bool is_in_use(const struct dp *dp, const struct fib *fib)
 {
-	for (uint32_t i = 0; i < dp->config.workers; i++)
+	for (uint32_t i = 0; i < threads(dp); i++)
 		if (atomic_load(&dp->worker[i]->table) == fib)
 			return true;
 	return false;
@@ -271,7 +279,7 @@ int dp_read_counters(const struct dp *dp, struct dp_counters *out)
 
 	_Static_assert(sizeof(*out) % sizeof(*sum) == 0, "counters are 64-bit words and nothing else");
 	memset(out, 0, sizeof(*out));
-	for (uint32_t i = 0; i < dp->config.workers; i++) {
+	for (uint32_t i = 0; i < threads(dp); i++) {
 		const uint64_t *from = (const uint64_t *)&dp->worker[i]->counters;
 
 		for (size_t word = 0; word < sizeof(*out) / sizeof(*sum); word++)
@@ -286,7 +294,7 @@ int dp_read_peer_counters(const struct dp *dp, uint32_t first, uint32_t peers, s
 	if (first > DP_MAX_PEERS || peers > DP_MAX_PEERS - first)
 		return -EINVAL;
 	memset(out, 0, peers * sizeof(*out));
-	for (uint32_t i = 0; i < dp->config.workers; i++) {
+	for (uint32_t i = 0; i < threads(dp); i++) {
 		const struct dp_peer_counters *from = dp->worker[i]->peers + first;
 
 		for (uint32_t j = 0; j < peers; j++) {

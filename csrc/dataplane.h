@@ -61,7 +61,7 @@ struct dp_config {
 	uint8_t vtep_mac[6];       /* our VTEP MAC; vxlan only */
 	struct dp_address tunnel4; /* source of the ICMP errors we make, and an inner source peers may use */
 	struct dp_address tunnel6;
-	uint32_t workers;
+	uint32_t workers; /* each is two threads, see dp_run */
 	struct dp_edges edges[DP_MAX_WORKERS];
 	uint32_t sources;              /* how many sockets to send from; the flow hash chooses (source-port entropy) */
 	int source_fds[DP_MAX_SOURCES];
@@ -100,6 +100,7 @@ struct dp_counters {
 	uint64_t underlay_receives;  /* datagram trains taken from the kernel */
 	uint64_t icmp_sent;          /* ICMP errors written to the TUN */
 	uint64_t table_changes;      /* times this worker took a newer forwarding table */
+	uint64_t handovers;          /* times a queue or socket went to the bulk worker, or came back */
 	uint64_t sleeps;             /* times a worker found nothing to do and blocked */
 	/* send: overlay to underlay */
 	uint64_t drop_send_malformed;    /* what the TUN gave is no whole IP packet */
@@ -139,7 +140,7 @@ void dp_free(struct dp *dp);
 uint32_t dp_offloads(const struct dp *dp); /* in use by every worker */
 int dp_forbid(struct dp *dp, uint32_t offloads); /* for the forwarder's life; heeded from the next packet on */
 void dp_hurry(void); /* the calling thread, which will run a worker, waits less for a CPU; as far as it may */
-int dp_run(struct dp *dp, uint32_t worker);
+int dp_run(struct dp *dp, uint32_t thread); /* a worker, or its bulk worker: that of worker i is thread workers + i */
 int dp_stop(struct dp *dp);
 int dp_peer_set(struct dp *dp, uint32_t slot, const struct dp_peer *peer);
 int dp_peer_clear(struct dp *dp, uint32_t slot);

@@ -3,7 +3,7 @@
  *
  * Everything hangs off struct dp; there are no globals. What must stay true:
  *   - a worker's memory is written by that worker alone; the exceptions are dp.table (published by dp_commit), dp.stopping, and dp.uncut,
- *     which all workers share (uncut.h);
+ *     which all workers share (uncut.h), and worker.watched, whose entries go to and fro with the queues (bulk.h);
  *   - worker.table is a hazard pointer: dp_commit frees no table that some worker still shows there;
  *   - all buffers are made in dp_new: nothing is allocated while packets flow.
  */
@@ -120,11 +120,22 @@ struct receive_batch {
 	uint8_t *scratch; /* one wire-size packet being written, an ICMP error being made */
 };
 
+/* What a worker knows of a queue or socket that it serves; see bulk.h. */
+struct watched {
+	uint32_t turn;      /* of its last burst */
+	uint32_t in_a_row;  /* bursts that speak for the other worker of the pair */
+	bool was_served;
+};
+
 struct worker {
 	struct dp *dp;
-	const struct dp_edges *edges;
-	uint32_t index;
-	int wait_fd;                     /* see worker.h */
+	const struct dp_edges *edges;    /* of the pair */
+	struct worker *beside;           /* the other of the pair */
+	uint32_t index;                  /* of the pair */
+	bool is_bulk;
+	int wait_fd;                     /* epoll instance */
+	uint32_t turns;                  /* with something to do */
+	struct watched watched[2 * DP_MAX_QUEUES];
 	_Atomic(uint32_t) offloads;      /* dp.offloads as far as it works here and nobody took it back (dp_forbid) */
 	_Atomic(const struct fib *) table;
 	struct dp_counters counters;
@@ -163,7 +174,7 @@ struct dp {
 	uint32_t slots_used;
 	struct fib **retired;
 	uint32_t retired_count;
-	struct worker *worker[DP_MAX_WORKERS];
+	struct worker *worker[2 * DP_MAX_WORKERS]; /* the bulk workers behind the others */
 };
 
 #endif

@@ -231,7 +231,7 @@ void receive_train(struct worker *w, const struct fib *fib, const struct sockadd
 	} while (at < len);
 }
 
-int receive_burst(struct worker *w, const struct fib *fib, int fd)
+int receive_burst(struct worker *w, const struct fib *fib, int fd, bool *is_full)
 {
 	struct receive_batch *batch = &w->receive;
 	int messages = underlay_receive(w, fd);
@@ -250,5 +250,6 @@ int receive_burst(struct worker *w, const struct fib *fib, int fd)
 			      message->msg_len, segment, outer_ecn);
 	}
 	coalesce_flush(w);
+	*is_full = messages == messages_max;
 	return messages;
 }

@@ -5,8 +5,8 @@
 
 #include "forwarder.h"
 
-/* One bounded burst: receives, checks, decap, TUN writes. Returns how many trains were taken, or -errno. */
-int receive_burst(struct worker *w, const struct fib *fib, int fd);
+/* One bounded burst: receives, checks, decap, TUN writes. Returns how many trains were taken, or -errno. is_full: there may be more. */
+int receive_burst(struct worker *w, const struct fib *fib, int fd, bool *is_full);
 
 /* Check and queue one received train: len bytes from one sender, cut into datagrams of segment bytes (0: it is one). */
 void receive_train(struct worker *w, const struct fib *fib, const struct sockaddr *from, uint8_t *data, uint32_t len,

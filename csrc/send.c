@@ -192,7 +192,7 @@ static uint32_t send_packet(struct worker *w, const struct fib *fib, uint8_t *da
 	return 1;
 }
 
-int send_burst(struct worker *w, const struct fib *fib, int fd)
+int send_burst(struct worker *w, const struct fib *fib, int fd, bool *is_full)
 {
 	struct send_batch *batch = &w->send;
 	uint32_t overhead = w->dp->encap.overhead, datagrams = 0, bytes = 0;
@@ -219,5 +219,6 @@ int send_burst(struct worker *w, const struct fib *fib, int fd)
 		datagrams += send_packet(w, fib, inner, (uint32_t)got, &offload);
 	}
 	underlay_flush(w);
+	*is_full = got > 0;
 	return got < 0 ? got : packets;
 }

@@ -5,7 +5,8 @@
 
 #include "forwarder.h"
 
-/* One bounded burst: TUN reads, look-up, encap, sends. Returns how many packets were read, or -errno when the TUN is gone. */
-int send_burst(struct worker *w, const struct fib *fib, int fd);
+/* One bounded burst: TUN reads, look-up, encap, sends. Returns how many packets were read, or -errno when the TUN is
+ * gone. is_full: the bound ended it. */
+int send_burst(struct worker *w, const struct fib *fib, int fd, bool *is_full);
 
 #endif

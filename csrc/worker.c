@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* One worker: a thread that owns some TUN queues and UDP sockets and moves packets both ways until it is stopped.
+/* One worker: a thread that serves some TUN queues and UDP sockets and moves packets both ways until it is stopped.
  *
  * Each turn takes the newest forwarding table, then one bounded burst from each queue and socket that has something: none of
  * them, and no control change, ever waits for another to run dry, so a flood fills and delays its own queue only. A turn
@@ -13,15 +13,19 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "bulk.h"
 #include "receive.h"
 #include "send.h"
-#include "worker.h"
 
 enum {
 	slice_ns = 100000,  /* the least that the scheduler takes (sched(7), kernel/sched/syscalls.c) */
 	less_nice = 10,
 	least_nice = -20,
 	watched_max = 2 * DP_MAX_QUEUES + 1,
+	sparse_packets = 4,        /* between two sleeps */
+	long_yield_us = 1000,
+	crowded_least_us = 500 * 1000,
+	crowded_most_us = 10 * 1000 * 1000,
 };
 
 /* struct sched_attr of linux/sched/types.h, which cannot be included beside sched.h; glibc has none before 2.41. */
@@ -75,60 +79,83 @@ static const struct fib *take_table(struct worker *w)
 	return mine;
 }
 
-static int add(int wait_fd, int fd, uint32_t at)
-{
-	struct epoll_event event = {.events = EPOLLIN, .data.u32 = at};
-
-	return epoll_ctl(wait_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
-}
-
-/* Each event says where it comes from: TUN queues from 0, then sockets, then the end. */
-int worker_watch(struct worker *w)
-{
-	const struct dp_edges *edges = w->edges;
-	int error = 0;
-
-	w->wait_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (w->wait_fd < 0)
-		return -errno;
-	for (uint32_t i = 0; i < edges->tuns && !error; i++)
-		error = add(w->wait_fd, edges->tun_fds[i], i);
-	for (uint32_t i = 0; i < edges->receives && !error; i++)
-		error = add(w->wait_fd, edges->receive_fds[i], edges->tuns + i);
-	return error ? error : add(w->wait_fd, w->dp->stop_fd, edges->tuns + edges->receives);
-}
-
 /* One burst of each queue and socket that has something, be it an error that reading tells. Returns what was done, or -errno. */
 static int serve(struct worker *w, const struct fib *fib, const struct epoll_event *events, int ready)
 {
 	const struct dp_edges *edges = w->edges;
 	int done = 0;
 
+	w->turns++;
 	for (int i = 0; i < ready; i++) {
 		uint32_t at = events[i].data.u32;
-		int got = 0;
+		bool is_full = false;
+		int got, error;
 
+		if (at == edges->tuns + edges->receives) /* the end, which dp_run sees by itself */
+			continue;
 		if (at < edges->tuns)
-			got = send_burst(w, fib, edges->tun_fds[at]);
-		else if (at < edges->tuns + edges->receives)
-			got = receive_burst(w, fib, edges->receive_fds[at - edges->tuns]);
+			got = send_burst(w, fib, edges->tun_fds[at], &is_full);
+		else
+			got = receive_burst(w, fib, edges->receive_fds[at - edges->tuns], &is_full);
 		if (got < 0)
 			return got;
+		error = bulk_served(w, at, is_full);
+		if (error < 0)
+			return error;
 		done += got;
 	}
 	return done;
 }
 
-int dp_run(struct dp *dp, uint32_t worker)
+/* What an idle worker goes by: when it became idle, how many packets it had moved when it last slept, until when it takes its
+ * processor for crowded, and how long it will the next time. */
+struct idleness {
+	uint64_t since;
+	uint64_t moved;
+	uint64_t crowded_until;
+	uint64_t crowded_us;
+};
+
+static uint64_t moved(const struct worker *w)
+{
+	return w->counters.tx_packets + w->counters.rx_packets;
+}
+
+/* Let others run and look again, or sleep? Whoever yields to somebody that computes comes back with the scheduler's next tick, also
+ * if there is a packet to serve; whoever sleeps is woken for it at once. With much to do the yield is right: more is there after it.
+ */
+static bool looks_again(const struct worker *w, struct idleness *idle)
+{
+	uint64_t now = now_us();
+
+	if (!idle->since)
+		idle->since = now;
+	if (now < idle->crowded_until && moved(w) - idle->moved < sparse_packets)
+		return false;
+	if (now - idle->since >= w->dp->config.spin_us) {
+		if (now >= idle->crowded_until && idle->crowded_us > crowded_least_us)
+			idle->crowded_us /= 2;
+		return false;
+	}
+	sched_yield();
+	if (now_us() - now >= long_yield_us) {
+		idle->crowded_until = now + idle->crowded_us;
+		if (idle->crowded_us < crowded_most_us)
+			idle->crowded_us *= 2;
+	}
+	return true;
+}
+
+int dp_run(struct dp *dp, uint32_t thread)
 {
 	struct epoll_event events[watched_max];
+	struct idleness idle = {.crowded_us = crowded_least_us};
 	struct worker *w;
-	uint64_t idle_since = 0;
 	int timeout = 0;
 
-	if (worker >= dp->config.workers)
+	if (thread >= 2 * dp->config.workers)
 		return -EINVAL;
-	w = dp->worker[worker];
+	w = dp->worker[thread];
 	while (!atomic_load_explicit(&dp->stopping, memory_order_acquire)) {
 		int ready = epoll_wait(w->wait_fd, events, watched_max, timeout);
 		const struct fib *fib = take_table(w);
@@ -142,22 +169,15 @@ int dp_run(struct dp *dp, uint32_t worker)
 			return done;
 		timeout = 0;
 		if (done) {
-			idle_since = 0;
+			idle.since = 0;
 			continue;
 		}
-		if (dp->config.spin_us) {
-			uint64_t now = now_us();
-
-			if (!idle_since)
-				idle_since = now;
-			if (now - idle_since < dp->config.spin_us) {
-				sched_yield();
-				continue;
-			}
-		}
+		if (dp->config.spin_us && looks_again(w, &idle))
+			continue;
 		count(&w->counters.sleeps, 1);
 		timeout = -1;
-		idle_since = 0;
+		idle.since = 0;
+		idle.moved = moved(w);
 	}
 	return 0;
 }

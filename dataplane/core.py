@@ -54,7 +54,7 @@ class ForwarderConfig:
         vnet_hdr: the TUN was opened with IFF_VNET_HDR.
         vni, vtep_mac: vxlan only.
         tunnel4, tunnel6: our addresses on the TUN.
-        workers: threads.
+        workers: each is a thread, and one for bulk beside it.
         spin_us: how long an idle worker polls before it sleeps, microseconds.
         offloads: names out of `offload_bits`; what the kernel cannot do is dropped by a probe.
     """
@@ -151,19 +151,21 @@ class Forwarder:
         return tuple(self._failures)
 
     def start(self) -> None:
-        """Start one thread per worker; each runs in C without the GIL until `stop`."""
-        for index in range(self.config.workers):
-            thread = threading.Thread(target=self._run, args=(index,), name=f"dataplane-worker-{index}", daemon=True)
+        """Start two threads per worker, see csrc/bulk.h; each runs in C without the GIL until `stop`."""
+        for index in range(2 * self.config.workers):
+            name = f"worker {index}" if index < self.config.workers else f"bulk worker {index - self.config.workers}"
+            thread = threading.Thread(target=self._run, args=(index, name), name=name, daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _run(self, index: int) -> None:
-        lib.dp_hurry()
+    def _run(self, index: int, name: str) -> None:
+        if index < self.config.workers:
+            lib.dp_hurry()
         code = lib.dp_run(self._dp, index)
         if not self._stopping:
             reason = strerror(-code) if code < 0 else "ended"
-            self._failures.append(f"worker {index}: {reason}")
-            log.error("worker %d of the data plane stopped: %s", index, reason)
+            self._failures.append(f"{name}: {reason}")
+            log.error("%s of the data plane stopped: %s", name, reason)
 
     def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> None:
         """Change the forwarding table in one step: packets see all of it or nothing of it."""

@@ -85,7 +85,7 @@ class Edges:
     """One forwarder and the test's ends of its descriptors; a context manager.
 
     Attributes:
-        tuns: the test's end of each worker's TUN queue.
+        tuns: the test's end of each TUN queue; a worker has `queues`, and as many receive sockets.
         tap, core_tap: the two ends of the TAP, the test's and the core's; only with `tunnel`.
         peer, third, stranger: UDP sockets of node 2, of node 3, and of nobody.
         target: address of the core's receive sockets.
@@ -99,6 +99,7 @@ class Edges:
         vnet_hdr: bool = True,
         mtu: int = 1450,
         workers: int = 1,
+        queues: int = 1,
         family: int = 4,
         sources: int = 1,
         tunnel: bool = False,
@@ -110,11 +111,11 @@ class Edges:
         port = self.peer.getsockname()[1]
         self.third = self._udp("127.0.0.3", port if family == 4 else 0)
         self.stranger = self._udp("127.0.0.9", 0)
-        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(workers)]
+        pairs = [socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(workers * queues)]
         self.tuns = [pair[0] for pair in pairs]
         receives = [self._udp("127.0.0.1", 0)]
         self.target = receives[0].getsockname()
-        receives += [self._udp("127.0.0.1", self.target[1]) for _ in range(workers - 1)]
+        receives += [self._udp("127.0.0.1", self.target[1]) for _ in range(workers * queues - 1)]
         own_sources = [self._udp("127.0.0.1", 0) for _ in range(sources if backend == "vxlan" else 0)]
         self.core_tuns = [pair[1] for pair in pairs]
         self._owned += [*self.tuns, *self.core_tuns]

@@ -855,7 +855,7 @@ static void check_making(void)
 	REQUIRE(dp_commit(dp) == -EIO);
 	kernel->refuses_randomness = false;
 	REQUIRE(dp_offloads(dp) == (format == DP_BACKEND_UDP ? DP_OFFLOAD_ALL & ~DP_OFFLOAD_TUNNEL_GSO : DP_OFFLOAD_ALL));
-	REQUIRE(dp_run(dp, 1) == -EINVAL);
+	REQUIRE(dp_run(dp, 2) == -EINVAL);
 	dp_free(dp);
 	dp_free(NULL);
 }

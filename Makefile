@@ -10,10 +10,11 @@ SOURCES := $(shell find csrc dataplane -name '*.[ch]' -o -name '*.py' -path 'csr
 FUZZ_SECONDS ?= 10
 BENCH ?=
 BENCH_OUTPUT := build/bench-report
+COVERAGE := -fprofile-instr-generate -fcoverage-mapping
 SANITIZE := -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build gen demo test test-c test-python fuzz lint bench clean
+.PHONY: help setup build gen demo test test-c test-python fuzz fuzz-coverage lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +61,11 @@ fuzz: build ## fuzz the receive parsers and the whole forwarder from the kept co
 	@test -d build/fuzz || CC=clang meson setup build/fuzz -Dfuzz=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false > /dev/null
 	@ninja -C build/fuzz > build/fuzz/ninja.log || { cat build/fuzz/ninja.log; exit 1; }
 	@bash tests/fuzz/run.sh $(FUZZ_SECONDS)
+
+fuzz-coverage: build ## which lines of csrc the fuzzers reach (FUZZ_SECONDS each); fails below 90 %
+	@test -d build/fuzz-coverage || CC=clang meson setup build/fuzz-coverage -Dfuzz=true -Dbuildtype=debug -Db_lundef=false -Dc_args="$(COVERAGE)" -Dc_link_args="$(COVERAGE)" > /dev/null
+	@ninja -C build/fuzz-coverage > build/fuzz-coverage/ninja.log || { cat build/fuzz-coverage/ninja.log; exit 1; }
+	@bash tests/fuzz/coverage.sh $(FUZZ_SECONDS)
 
 lint: build ## ruff, mypy --strict, import-linter, C warnings as errors with gcc and clang
 	@$(BIN)/ruff check .

@@ -210,10 +210,7 @@ static void write_segments(struct worker *w, struct run *run)
 	struct segmenter segments;
 	uint32_t len;
 
-	if (!segment_begin(&segments, &run->ip, run->gso_size)) {
-		count(&w->counters.drop_receive_malformed, run->packets);
-		return;
-	}
+	segment_begin(&segments, &run->ip, run->gso_size); /* what it refuses is no run of several */
 	while ((len = segment_size(&segments)) > 0) {
 		struct iovec iov[2] = {{0}, {w->receive.scratch, len}};
 

@@ -22,7 +22,7 @@ static void find_transport(struct ip *ip, uint8_t proto, uint32_t at)
 {
 	uint32_t room = ip->len - at;
 
-	if ((proto == proto_icmp || proto == proto_icmpv6) && room)
+	if (proto == (ip->version == 4 ? proto_icmp : proto_icmpv6) && room)
 		ip->icmp_type = ip->data[at];
 	if (ip->fragment)
 		return;
@@ -271,7 +271,8 @@ enum ip_checksum ip_verify_checksum(const struct ip *ip)
 
 	if (checksum_fold(pseudo + checksum_sum(l4, l4_len)) == 0xffff)
 		return ip_checksum_good;
-	return found == checksum_fold(pseudo) ? ip_checksum_partial : ip_checksum_bad;
+	/* Who finishes it sums to the packet's end, so that must be the datagram's too. */
+	return found == checksum_fold(pseudo) && l4_len == ip->len - ip->l4 ? ip_checksum_partial : ip_checksum_bad;
 }
 
 void ip_finish_checksum(uint8_t *data, uint32_t len, uint32_t start, uint32_t offset)

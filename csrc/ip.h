@@ -103,7 +103,7 @@ uint32_t ip_reverse_hash(const struct ip *ip);
 uint64_t ip_pseudo_sum(const struct ip *ip, uint32_t l4_len);
 
 enum ip_checksum {
-	ip_checksum_none,    /* nothing to check: no TCP or UDP at hand, or UDP over IPv4 without a checksum */
+	ip_checksum_none,    /* nothing to check: no TCP or UDP at hand, or UDP without a checksum */
 	ip_checksum_good,
 	ip_checksum_partial, /* only the pseudo-header's sum stands there: the sender left the rest to a device */
 	ip_checksum_bad,

@@ -32,16 +32,16 @@ struct arrival {
  */
 static uint32_t super_gso_size(const struct worker *w, const struct ip *ip, uint32_t gso_hint)
 {
-	uint32_t mtu = w->dp->config.mtu;
+	uint32_t mtu = w->dp->config.mtu, headers;
 
+	if (ip->proto != proto_tcp && ip->proto != proto_udp)
+		return 0;
+	headers = ip_headers(ip);
+	if (headers > header_max) /* no segmenter of ours takes it: it stays as it came */
+		return 0;
 	if (ip->proto == proto_udp)
 		return gso_hint;
-	if (ip->len > mtu && ip->proto == proto_tcp) {
-		uint32_t headers = ip_headers(ip);
-
-		return headers < mtu ? mtu - headers : 0;
-	}
-	return 0;
+	return ip->len > mtu && headers < mtu ? mtu - headers : 0;
 }
 
 /* What is dropped is read once more, as far as it takes to tell how many packets it is. */

@@ -151,6 +151,45 @@ static void transport_checksums_are_told_apart(void)
 	}
 }
 
+/* Who finishes it would sum what is behind the datagram too. */
+static void a_begun_checksum_covers_the_packet(void)
+{
+	struct twin_spec spec = tcp4;
+	uint8_t packet[400];
+	struct ip ip;
+
+	spec.proto = proto_udp;
+	spec.payload = 64;
+
+	uint32_t len = twin_packet(packet, &spec, 1);
+
+	store16(packet + 24, 12);
+	store16(packet + 26, (uint16_t)twin_pseudo(packet, 12, proto_udp));
+	CHECK(ip_parse(packet, len, &ip) && ip.proto == proto_udp && ip_verify_checksum(&ip) == ip_checksum_bad);
+}
+
+static void icmp_is_its_familys(void)
+{
+	for (int i = 0; i < 4; i++) {
+		struct twin_spec spec = tcp4;
+		bool six = i & 1, icmpv6 = i & 2;
+		uint8_t packet[400];
+		struct ip ip;
+
+		spec.version = six ? 6 : 4;
+
+		uint32_t len = twin_packet(packet, &spec, 1);
+
+		packet[six ? 6 : 9] = icmpv6 ? proto_icmpv6 : proto_icmp;
+		packet[six ? 40 : 20] = 5;
+		if (!six) {
+			store16(packet + 10, 0);
+			store16(packet + 10, twin_checksum(packet, 20, 0));
+		}
+		CHECK(ip_parse(packet, len, &ip) && ip.icmp_type == (six == icmpv6 ? 5 : -1));
+	}
+}
+
 static void group_addresses(void)
 {
 	CHECK(ip_is_group((uint8_t[]){224, 0, 0, 1}, 4));
@@ -195,6 +234,8 @@ int main(void)
 	RUN(ttl_keeps_flannels_checksums);
 	RUN(sound_headers_stay_sound);
 	RUN(transport_checksums_are_told_apart);
+	RUN(a_begun_checksum_covers_the_packet);
+	RUN(icmp_is_its_familys);
 	RUN(group_addresses);
 	RUN(the_answers_reverse_hash_is_the_flows);
 	return harness_end();

@@ -1,22 +1,27 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* A kernel for one forwarder, as far as the core can see one: a TUN queue, a receive socket, source sockets, a TAP, a clock.
+/* A kernel for one forwarder, as far as the core can see one: TUN queues, receive sockets, source sockets, a TAP, a clock.
  *
  * The core's system calls on the descriptors below come here (the linker's --wrap); all others go through. Nothing in here depends
  * on anything but what it was told, so that an input always does the same. What must stay true: what leaves is recorded packet by
- * packet, after the cutting that a kernel would do, so records of a forwarder that uses offloads and of one that does not compare.
+ * packet, after the cutting that a kernel would do, and what each call did is counted as the core ought to count it.
  */
 #ifndef KERNEL_H
 #define KERNEL_H
 
 #include <linux/virtio_net.h>
+#include <stdio.h>
+#include <stdlib.h>
 
 #include "forwarder.h"
+#include "records.h"
+
+enum { kernel_queues = 2 };
 
 enum {
 	kernel_fd = 100000,
 	kernel_tun_fd = kernel_fd,
-	kernel_receive_fd,
-	kernel_tunnel_fd,
+	kernel_receive_fd = kernel_tun_fd + kernel_queues,
+	kernel_tunnel_fd = kernel_receive_fd + kernel_queues,
 	kernel_stop_fd,
 	kernel_wait_fd,
 	kernel_source_fd, /* and those behind it */
@@ -34,11 +39,11 @@ enum call {
 	calls,
 };
 
+/* Beside bits of enum dp_offload. */
 enum {
 	kernel_refuses_names = 64,
 	kernel_refuses_eventfd = 128,
 	kernel_refuses_epoll = 256,
-	kernel_refuses_waiting = 512, /* for one more descriptor */
 };
 
 /* The call fails times times, after it went well skip times (sendmmsg: messages). */
@@ -59,7 +64,7 @@ struct item {
 	bool truncated;
 };
 
-enum { items_max = 8192, records_max = 32768 };
+enum { items_max = 1024, iovecs_max = 1024 };
 
 struct queue {
 	uint32_t used;
@@ -67,38 +72,40 @@ struct queue {
 	struct item item[items_max];
 };
 
-/* One packet as it left: packets of one flow must stay in their order. */
-struct record {
-	uint64_t flow;
-	uint64_t content;
-	bool is_error; /* ICMP that we made */
-};
-
-struct records {
-	uint32_t used;
-	struct record record[records_max];
+/* Of the thread that asks. */
+struct scheduling {
+	int nice;
+	uint64_t slice_ns;
+	uint32_t asked;
+	int error; /* EPERM: less niceness is refused, ENOSYS: all is */
 };
 
 struct kernel {
 	struct dp *dp;
 	bool is_ipv4; /* the underlay */
-	struct queue tun;
-	struct queue underlay;
+	struct queue tun[kernel_queues];
+	struct queue underlay[kernel_queues];
 	struct records wire;
 	struct records host;
-	uint64_t refused_packets; /* in writes to the TUN that failed */
+	struct dp_counters seen; /* calls, and what they did not take */
+	uint32_t socket_drops;   /* that the kernel would say it had */
 	struct fault fault[calls];
-	uint32_t refused; /* bits of enum dp_offload and of the two below: what it says no to when asked */
+	uint32_t refused; /* what it says no to when asked */
 	bool refuses_randomness;
+	int unwatched_fd; /* that cannot be waited for; 0: none */
+	uint32_t open;    /* descriptors that the core has made and not closed */
+	struct scheduling scheduling;
 	uint64_t clock_ns;
 	uint32_t tick_ns;         /* how far the clock goes by itself whenever it is read */
 	uint32_t interrupt_after; /* calls until interrupt, in the middle of one; 0: never */
-	uint32_t fatal_faults;    /* that end dp_run */
+	int fatal_error;          /* that must end dp_run */
 	void (*interrupt)(struct kernel *kernel);
 	/* What happens while the worker sleeps; false: nothing more. */
 	bool (*next)(struct kernel *kernel);
-	/* A super-packet left by the TAP. */
-	void (*on_whole)(struct kernel *kernel, const struct ip *super);
+	/* A super-packet is written to the TAP, which takes it or not. */
+	void (*on_whole)(struct kernel *kernel, const struct look *super, bool is_refused);
+	/* The socket hands this over. */
+	void (*on_arrival)(struct kernel *kernel, const struct item *item);
 };
 
 /* The one whose forwarder runs. */
@@ -107,12 +114,8 @@ extern struct kernel *kernel;
 /* From now on the allocation after this many fails, once; 0: none. */
 extern uint32_t kernel_allocations;
 
-#define REQUIRE(condition)                                                                        \
-	do {                                                                                      \
-		if (!(condition)) {                                                               \
-			fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-			abort();                                                                  \
-		}                                                                                 \
-	} while (0)
+/* For the calls' stand-ins: whether this one is to fail, and its failing. */
+bool kernel_is_due(enum call call);
+int kernel_fail(enum call call);
 
 #endif

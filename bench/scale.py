@@ -128,7 +128,9 @@ def _control(
     plans = backend.plans(
         conf, own, interface=external.name, interface_mtu=external.mtu, address=own_address, address6=None
     )
-    return Control(conf, own, backend, plans, keep=keep, state=state, clock=clock, doubt=lambda: None)
+    return Control(
+        conf, own, backend, plans, keep=keep, state=state, clock=clock, doubt=lambda: None, contested=lambda _: None
+    )
 
 
 async def _arrival(control: Control, state: NodeState, changed: Lease) -> None:

@@ -25,6 +25,7 @@ from dataplane.backends import Backend, DevicePlan, Plan, from_conf
 from dataplane.control import footprint
 from dataplane.control.alone import alone, subnet_file_lock
 from dataplane.control.blackhole import keep_blackholes
+from dataplane.control.contest import Contest
 from dataplane.control.datapath import choose_datapath, remove_earlier
 from dataplane.control.device import TunDevice
 from dataplane.control.firewall import Firewall
@@ -261,13 +262,14 @@ class _Life:
         """
         self._tell_mtu()
         own = await self._lease(earlier)
-        control, renewer = self._control(own)
+        control, renewer, contest = self._control(own)
         rules = self._firewall(own)
         first = not written.is_set()
         async with asyncio.TaskGroup() as group:
             spawn(group, "watch", self._state, control.watch, self._store)
             spawn(group, "ping", self._state, control.ping, self._store)
             spawn(group, "renew", self._state, renewer.run)
+            spawn(group, "contest", self._state, contest.run)
             spawn(group, "interface", self._state, follow)
             if not first:
                 await control.synced.wait()  # what stands forwards on until the peers are known
@@ -292,7 +294,7 @@ class _Life:
             if self._options.blackhole:
                 spawn(group, "blackhole", self._state, self._keep_blackholes, own)
 
-    def _control(self, own: Lease) -> tuple[Control, Renewer]:
+    def _control(self, own: Lease) -> tuple[Control, Renewer, Contest]:
         external = self.external
         plans = self._backend.plans(
             self._conf,
@@ -305,6 +307,7 @@ class _Life:
         renewer = Renewer(
             self._store, own, self._options.renew_margin, self._clock, self._renewed, self._renewal_failed
         )
+        contest = Contest(own, self._state, self._clock, renewer.doubt)
         self._state.devices.clear()
         control = Control(
             self._conf,
@@ -315,8 +318,9 @@ class _Life:
             state=self._state,
             clock=self._clock,
             doubt=renewer.doubt,
+            contested=contest.written,
         )
-        return control, renewer
+        return control, renewer, contest
 
     def _firewall(self, own: Lease) -> Firewall:
         options = self._options

@@ -53,6 +53,10 @@ class BadLease(BadInput):
         super().__init__(f"lease {self.key}: {self.reason}")
 
 
+class OursClaimed(BadLease):
+    """The lease claims what is ours: our subnet, public address or VTEP MAC."""
+
+
 class StoreError(DataplaneError):
     """The lease store cannot be used (now): unreachable, corrupt, on an unsuitable file system."""
 

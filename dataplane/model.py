@@ -71,6 +71,7 @@ class Lease:
         attrs: what the node published.
         expires: Unix time in seconds; None for a reservation, which has no end.
         born: as the store knows it, which renewals do not change; the default where it does not know.
+        spelled: the store's name of it, where it is not the one that its subnets have everywhere.
     """
 
     subnet: IPv4Network | None
@@ -78,10 +79,13 @@ class Lease:
     attrs: LeaseAttrs
     expires: float | None = None
     born: Born = (0.0, "")
+    spelled: str = ""
 
     @property
     def key(self) -> str:
-        """The lease's name in every store: "10.244.1.0-24", dual "10.244.1.0-24&fd00:1::-64"."""
+        """The lease's name, in every store "10.244.1.0-24", dual "10.244.1.0-24&fd00:1::-64", unless it is spelled otherwise."""
+        if self.spelled:
+            return self.spelled
         parts = [f"{net.network_address}-{net.prefixlen}" for net in (self.subnet, self.ipv6_subnet) if net is not None]
         return "&".join(parts)
 
@@ -123,7 +127,14 @@ class LeaseGone:
     key: str
 
 
-WatchEvent = Snapshot | LeasePut | LeaseRefused | LeaseGone
+@dataclass(frozen=True, slots=True)
+class SecondWriter:
+    """Our own lease was written, as it is here, by somebody else: another node has our public address."""
+
+    lease: Lease
+
+
+WatchEvent = Snapshot | LeasePut | LeaseRefused | LeaseGone | SecondWriter
 
 
 @dataclass(frozen=True, slots=True)

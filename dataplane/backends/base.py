@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from typing import Any, ClassVar, Literal, Self
 
-from dataplane.errors import BadConfig, BadLease
+from dataplane.errors import BadConfig, BadLease, OursClaimed
 from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Peer, VxlanLink
 
 ipv4_minimum_mtu = 68  # RFC 791
@@ -254,7 +254,7 @@ def peer_subnet(conf: NetConf, lease: Lease, version: int, plan: Plan) -> IPNetw
         raise BadLease(lease.key, f"subnet {subnet} is outside the overlay network; allowed: part of {network}")
     for own in plan.subnets:
         if own.version == version and subnet.overlaps(own):
-            raise BadLease(lease.key, f"subnet {subnet} overlaps our own subnet {own}")
+            raise OursClaimed(lease.key, f"subnet {subnet} overlaps our own subnet {own}")
     return subnet
 
 
@@ -270,7 +270,7 @@ def peer_next_hop(lease: Lease, plan: Plan) -> IPAddress:
     if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:
         raise BadLease(lease.key, f"{field} {ip} cannot be a peer's address; {allowed}")
     if ip in (plan.underlay_address, plan.public_address):
-        raise BadLease(lease.key, f"{field} {ip} is our own, so two nodes have one public address; {allowed}")
+        raise OursClaimed(lease.key, f"{field} {ip} is our own, so two nodes have one public address; {allowed}")
     for network in plan.networks:
         if ip in network:
             # The datagram would be routed into the overlay again, and so on.

@@ -30,7 +30,7 @@ from dataplane.backends.base import (
     shown_type,
     underlay_of,
 )
-from dataplane.errors import BadConfig, BadLease
+from dataplane.errors import BadConfig, BadLease, OursClaimed
 from dataplane.model import IPAddress, Lease, LeaseAttrs, NetConf, Peer, VxlanLink, type_vxlan
 
 default_vni = 1
@@ -246,7 +246,7 @@ class VxlanBackend(Backend):
             raise BadLease(lease.key, f"BackendType is {shown_type(lease)}; allowed: {type_vxlan!r}")
         mac = _mac_in(lease, plan.underlay_family)
         if mac == plan.vtep_mac:
-            raise BadLease(lease.key, f"VtepMAC {format_mac(mac)} is our own; allowed: the MAC of another node")
+            raise OursClaimed(lease.key, f"VtepMAC {format_mac(mac)} is our own; allowed: the MAC of another node")
         return (Peer(subnet, peer_next_hop(lease, plan), mac),)
 
     def mismatch(self, lease: Lease, plan: Plan) -> str:

@@ -23,7 +23,7 @@ from typing import Protocol
 from dataplane.backends.base import Plan
 from dataplane.control.claims import Claims
 from dataplane.control.diff import Change, diff
-from dataplane.errors import BadLease
+from dataplane.errors import BadLease, OursClaimed
 from dataplane.model import Born, IPNetwork, Lease, NetConf, Peer
 
 _breath = 64  # leases looked at, of the cheap kind, for one unit of work
@@ -62,6 +62,7 @@ class Desired:
         peers: wanted peers by plan name and prefix, our own subnet included.
         refused: reason by lease key.
         mismatched: by the key of a lease in use, what tells of a node configured otherwise than we are.
+        elders: reason by the key of a lease that claims what is ours and is older, so that others refuse ours.
         judged: keys that the last `step` or `update` looked at; of no other has one of the two changed.
     """
 
@@ -83,6 +84,9 @@ class Desired:
         self._work: Iterator[None] = iter(())
         self.refused: dict[str, str] = {}
         self.mismatched: dict[str, str] = {}
+        self.elders: dict[str, str] = {}
+        self._own_born = own.born
+        self._claims: dict[str, tuple[Born, str]] = {}  # of what is ours
         self.judged: set[str] = set()
         self.peers: dict[str, dict[IPNetwork, Peer]] = {
             plan.name: {peer.prefix: peer for peer in plan.local_peers} for plan in plans
@@ -135,12 +139,17 @@ class Desired:
         yield
         if key in self._changed:
             lease = self._changed.pop(key)
-            reason = candidate = None
-            if lease is not None and key != self._own.key:
+            reason = candidate = claim = None
+            if lease is not None and key == self._own.key:
+                self._grow_old(lease.born)
+            elif lease is not None:
                 try:
                     candidate = self._candidate(lease)
+                except OursClaimed as error:
+                    reason, claim = error.reason, (lease.born, error.reason)
                 except BadLease as error:
                     reason = error.reason
+            self._claim_ours(key, claim)
             if candidate is not None and candidate == self._candidates.get(key):
                 return  # a renewal: whoever waits goes on waiting
             self._candidates.pop(key, None)
@@ -165,6 +174,21 @@ class Desired:
             heappush(self._again, (self._candidates[other].born, other))
             yield
         self._accept(key, candidate)
+
+    def _grow_old(self, born: Born) -> None:
+        """Take in how old our own lease is."""
+        if born != self._own_born:
+            self._own_born = born
+            for key, claim in list(self._claims.items()):
+                self._claim_ours(key, claim)
+
+    def _claim_ours(self, key: str, claim: tuple[Born, str] | None) -> None:
+        self._claims.pop(key, None)
+        self.elders.pop(key, None)
+        if claim is not None:
+            self._claims[key] = claim
+            if claim[0] < self._own_born:
+                self.elders[key] = claim[1]
 
     def _candidate(self, lease: Lease) -> _Candidate:
         peers = {plan.name: self._backend.peers(self._conf, lease, plan) for plan in self._plans}

@@ -24,7 +24,7 @@ from dataplane.control.renew import Clock
 from dataplane.control.say import Say
 from dataplane.control.watch import LeaseView, piece, pieces_of
 from dataplane.errors import CoreError, HostError, HostFault, StoreError
-from dataplane.model import IPNetwork, Lease, NetConf, Peer, WatchEvent
+from dataplane.model import IPNetwork, Lease, NetConf, Peer, SecondWriter, WatchEvent
 from dataplane.observe.state import NodeState
 from dataplane.stores.base import Store
 
@@ -56,6 +56,7 @@ class Control:
     Args:
         keep: makes the keepers of one plan, given the peers that are wanted there.
         doubt: called when the store no longer shows our lease as ours.
+        contested: called with our lease as somebody else wrote it.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class Control:
         state: NodeState,
         clock: Clock,
         doubt: Callable[[], None],
+        contested: Callable[[Lease], None],
     ) -> None:
         self.view = LeaseView()
         self.synced = asyncio.Event()
@@ -77,6 +79,7 @@ class Control:
         self._state = state
         self._clock = clock
         self._doubt = doubt
+        self._contested = contested
         self._never = asyncio.Event()
         self._touched = asyncio.Event()
         self._changed = asyncio.Event()
@@ -149,6 +152,8 @@ class Control:
         """Do the same in slices of so many units of work, between which everything else may have its turn."""
         changed: set[str] = set()
         for event in events:
+            if isinstance(event, SecondWriter):
+                self._contested(event.lease)
             for folded in self.view.pieces(event):
                 changed |= folded
                 if len(folded) != 1:
@@ -169,9 +174,19 @@ class Control:
             self._state.leases = self._desired.accepted
             if not done:
                 yield
+        self._tell_elder()
         if self._own.key in changed or not self.synced.is_set():
             self._check_own()
         self.synced.set()
+
+    def _tell_elder(self) -> None:
+        elder = next(iter(self._desired.elders.items()), None)
+        if elder is None:
+            self._state.blockers.pop("elder", None)
+        else:
+            self._state.blockers["elder"] = (
+                f"other nodes refuse our lease {self._own.key}: lease {elder[0]} was there first, and {elder[1]}"
+            )
 
     def _check_own(self) -> None:
         shown = self.view.leases.get(self._own.key)

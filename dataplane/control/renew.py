@@ -20,9 +20,10 @@ from dataplane.stores.base import Store
 log = logging.getLogger(__name__)
 
 retry_s = 15.0
-doubt_retry_s = 1.0  # while the lease may be somebody else's, and we forward for it
-# Between two renewals, whatever asks for them: each one is an event, which could raise the next doubt.
+# Between two renewals, whatever asks for them: each one is an event, which could raise the next doubt. Where doubts go
+# on, because another node writes the same lease, rests double.
 shortest_rest_s = 1.0
+longest_rest_s = 10.0
 # The wall clock may be set while we sleep; looking at it this often bounds the damage.
 longest_sleep_s = 30.0
 
@@ -81,10 +82,12 @@ class Renewer:
         self._renewed = renewed
         self._failed = failed
         self._doubted = asyncio.Event()
+        self._rest_s = shortest_rest_s
+        self._calm_at = 0.0
         self._never = asyncio.Event()
 
     def doubt(self) -> None:
-        """Ask for a renewal now, or a second after the last one: the watch showed our lease gone or in other hands."""
+        """Ask for a renewal now, or after the last one's rest: the watch showed our lease gone or in other hands."""
         self._doubted.set()
 
     async def run(self) -> None:
@@ -101,19 +104,32 @@ class Renewer:
                 continue
             doubted = self._doubted.is_set()
             self._doubted.clear()
+            rest = shortest_rest_s
             try:
                 self.lease = await self._store.renew(self.lease)
             except LeaseLost:
                 raise
             except StoreError as error:
                 self._failed(str(error))
-                due = self._clock.now() + (doubt_retry_s if doubted else retry_s)
+                due = self._clock.now() + retry_s
+                if doubted:
+                    self._doubted.set()  # the lease may be somebody else's, and we forward for it: soon again
             else:
                 self._failed(None)
                 self._renewed(self.lease)
-                log.info("renewed lease %s", self.lease.key)
                 due = self._due()
-            await self._clock.wait(self._never, shortest_rest_s)
+                rest = self._rest(doubted)
+                log.log(logging.DEBUG if rest > shortest_rest_s else logging.INFO, "renewed lease %s", self.lease.key)
+            await self._clock.wait(self._never, rest)
+
+    def _rest(self, doubted: bool) -> float:
+        """Return how long to rest after a renewal."""
+        now = self._clock.now()
+        going_on = doubted and now < self._calm_at
+        self._rest_s = min(longest_rest_s, 2 * self._rest_s) if going_on else shortest_rest_s
+        if doubted:
+            self._calm_at = now + self._rest_s + 2 * longest_rest_s
+        return self._rest_s
 
     def _due(self) -> float | None:
         """When to renew next; None for a reservation, which has no end."""

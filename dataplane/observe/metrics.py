@@ -21,6 +21,7 @@ event_help = {
     "device_rebuilds": "Times a TUN device and its forwarder were built again",
     "repairs": "Addresses, routes, link settings, firewall rules and subnet.env put back after somebody removed them",
     "lease_renewals": "Renewals of our own lease",
+    "foreign_lease_writes": "Times that somebody else wrote our own lease: another node has our public address",
     "task_failures": "Times a background task failed unexpectedly and was begun again",
 }
 

@@ -40,7 +40,8 @@ class Store(Protocol):
         async with aclosing(self.watch()) as events:
             first = await anext(events)
         leases = first.leases if isinstance(first, Snapshot) else ()
-        return next((lease for lease in leases if public in (lease.attrs.public_ip, lease.attrs.public_ipv6)), None)
+        own = (lease for lease in leases if public in (lease.attrs.public_ip, lease.attrs.public_ipv6))
+        return min(own, key=lambda lease: lease.born, default=None)  # of several the one that `acquire` keeps
 
     async def acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
         """Return our lease, choosing the subnet as flannel does (flannel.md section 2.4).
@@ -62,7 +63,10 @@ class Store(Protocol):
         ...
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
-        """Yield a Snapshot, then changes, our own lease included; ends only by `aclose`, cancellation or `StoreError`."""
+        """Yield a Snapshot, then changes, our own lease included; ends only by `aclose`, cancellation or `StoreError`.
+
+        A store that knows nodes by their address tells besides, by a `SecondWriter`, when another writes our lease.
+        """
         ...
 
     async def announce(self) -> None:

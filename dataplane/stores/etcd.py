@@ -2,8 +2,9 @@
 
 What must stay true: a lease is written only by a transaction that fails if the subnet was given away, our own key
 was changed, or the configuration was replaced since we looked; a reservation, a key without an etcd lease, stays one.
-A fresh etcd lease (TTL) is revoked when etcd says that the write did not happen. When no answer comes it may have
-happened, and revoking would delete our own key, so the etcd lease is left to run out.
+An etcd lease (TTL) of ours is revoked when etcd has said that nothing hangs on it: the write did not happen, or the
+key hangs on a newer one. When no answer comes it may have happened, and revoking would delete our own key, so the etcd
+lease is left to run out. Which writes of our key are not ours: see etcd_writers.
 
 Sources: flannel pkg/subnet/etcd/local_manager.go, registry.go; flannel.md section 2. What flannel means and does not do
 (tries again after a lost race, compares before it renews, keeps reservations) is done here.
@@ -15,6 +16,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from math import inf
 from random import Random, SystemRandom
 
 from dataplane import config
@@ -27,10 +29,12 @@ from dataplane.stores.etcd_access import EtcdAccess
 from dataplane.stores.etcd_client import Client, Timing, Unanswered
 from dataplane.stores.etcd_leases import decode, text_of
 from dataplane.stores.etcd_watch import follow, listing
+from dataplane.stores.etcd_writers import Writers
 from dataplane.stores.lease_format import decode_value, encode_value, format_key, parse_key
 
 tries = 10
 ttl_s = 86400
+most_leaving = 100  # keys that one transaction deletes; etcd takes 128 operations
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ class EtcdStore(Store):
         self._config_key = f"{access.prefix}/config".encode()
         self._subnets = f"{access.prefix}/subnets"
         self._random = random or SystemRandom()
+        self._writers = Writers(self._subnets.encode())
 
     async def read_config(self) -> NetConf:
         """Return the validated configuration.
@@ -111,7 +116,7 @@ class EtcdStore(Store):
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-        return follow(self._client, self._subnets.encode())
+        return follow(self._client, self._subnets.encode(), self._writers)
 
     async def ping(self) -> None:
         """Read, with the cluster's agreement, whether there is a configuration; raises `StoreError`."""
@@ -146,7 +151,7 @@ class EtcdStore(Store):
         held = []
         for kv in (await listing(self._client, self._subnets.encode())).kvs:
             try:
-                held.append(Held(kv, decode(kv)))
+                held.append(Held(kv, decode(kv, self._subnets.encode())))
             except BadLease:
                 # Unusable to forward by, yet somebody's: what its key names is taken.
                 with suppress(BadLease):
@@ -160,7 +165,8 @@ class EtcdStore(Store):
         held = await self._held()
         own = [entry for entry in held if entry.lease.attrs.public_ip == attrs.public_ip]
         others = [entry.lease for entry in held if entry.lease.attrs.public_ip != attrs.public_ip]
-        kept = next((entry for entry in own if compatible(conf, entry.lease)), None)
+        own.sort(key=lambda entry: entry.lease.born)  # peers use the oldest of one public address
+        kept = next((e for e in own if compatible(conf, e.lease) and not _has_elder(e.lease, others)), None)
         choice = choose(
             conf,
             kept.lease if kept else None,
@@ -170,13 +176,21 @@ class EtcdStore(Store):
             self._random,
         )
         lease = Lease(choice.subnet, choice.ipv6_subnet, attrs)
+        if kept is not None and any(other.key == lease.key for other in others):
+            lease = replace(lease, spelled=kept.lease.spelled)  # somebody younger has the plain key
         compares = [pb.Compare(key=self._config_key, target=pb.Compare.MOD, mod_revision=config_revision)]
         key = self._key_of(lease)
-        # Ours but not wanted any more, or wanted under its plain spelling: goes in the same transaction.
-        leaving = [entry.kv for entry in ([kept] if kept else own) if entry.kv.key != key]
+        present = next((entry.kv for entry in own if entry.kv.key == key), None)
+        # Ours, but not wanted any more, or peers would use it in place of what we keep: goes in the same transaction.
+        oldest = kept.lease.born if kept is not None and kept.kv is present else (inf, "")
+        leaving = [
+            entry.kv
+            for entry in own
+            if entry.kv is not present and (entry.lease.born < oldest or _same(entry.lease, lease))
+        ][:most_leaving]
         compares += [_unchanged(kv) for kv in leaving]
-        if kept is not None and kept.kv.key == key:
-            compares.append(_unchanged(kept.kv))
+        if present is not None:
+            compares.append(_unchanged(present))
         else:
             compares += self._free(lease, leaving)
         written = await self._write(lease, compares, leaving, reserved=kept is not None and kept.kv.lease == 0)
@@ -185,7 +199,7 @@ class EtcdStore(Store):
         return written
 
     def _key_of(self, lease: Lease) -> bytes:
-        return f"{self._subnets}/{_key(lease)}".encode()
+        return (lease.spelled or f"{self._subnets}/{_key(lease)}").encode()
 
     def _free(self, lease: Lease, leaving: Sequence[pb.KeyValue]) -> list[pb.Compare]:
         """Return what must hold for the lease's IPv4 subnet to be free: no key with it, alone or with an IPv6 subnet."""
@@ -215,19 +229,18 @@ class EtcdStore(Store):
         put = pb.PutRequest(key=self._key_of(lease), value=encode_value(lease.attrs), lease=ttl_id)
         operations = [pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=kv.key)) for kv in leaving]
         operations.append(pb.RequestOp(request_put=put))
+        request = pb.TxnRequest(compare=compares, success=operations)
         try:
-            answer = await self._client.write(
-                "KV/Txn", pb.TxnRequest(compare=compares, success=operations), pb.TxnResponse
-            )
+            with self._writers.writing(ttl_id):
+                answer = await self._client.write("KV/Txn", request, pb.TxnResponse)
+                former = self._writers.written(put, lease, answer.header) if answer.succeeded else ttl_id
         except Unanswered:
             raise
         except StoreError:
             await self._revoke(ttl_id)
             raise
-        if answer.succeeded:
-            return replace(lease, expires=expires)
-        await self._revoke(ttl_id)
-        return None
+        await self._revoke(former)
+        return replace(lease, expires=expires) if answer.succeeded else None
 
     async def _revoke(self, ttl_id: int) -> None:
         """Give an unused etcd lease back; one that cannot be given back runs out in a day."""
@@ -260,6 +273,17 @@ def _key(lease: Lease) -> str:
     if lease.subnet is None:
         raise BadInput(f"lease {lease.key} has no IPv4 subnet, and etcd has no form for it")
     return format_key(lease.subnet, lease.ipv6_subnet)
+
+
+def _same(one: Lease, other: Lease) -> bool:
+    return (one.subnet, one.ipv6_subnet) == (other.subnet, other.ipv6_subnet)
+
+
+def _has_elder(lease: Lease, others: Sequence[Lease]) -> bool:
+    """Tell whether another node has the same subnets, spelled otherwise, for longer: peers refuse `lease` then."""
+    return any(
+        _same(other, lease) and other.born < lease.born and other.attrs.public_ip is not None for other in others
+    )
 
 
 def _unchanged(kv: pb.KeyValue) -> pb.Compare:

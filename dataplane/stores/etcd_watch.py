@@ -16,7 +16,8 @@ from dataplane.errors import StoreError, printable
 from dataplane.model import WatchEvent
 from dataplane.stores import etcd_pb2 as pb
 from dataplane.stores.etcd_client import Client
-from dataplane.stores.etcd_leases import Spellings
+from dataplane.stores.etcd_leases import delete_event, put_event, snapshot
+from dataplane.stores.etcd_writers import Writers
 
 
 def prefix_end(key: bytes) -> bytes:
@@ -30,13 +31,15 @@ async def listing(client: Client, prefix: bytes) -> pb.RangeResponse:
     return await client.read("KV/Range", request, pb.RangeResponse)
 
 
-async def follow(client: Client, prefix: bytes) -> AsyncGenerator[WatchEvent, None]:
+async def follow(client: Client, prefix: bytes, writers: Writers) -> AsyncGenerator[WatchEvent, None]:
     """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-    spellings = Spellings()
     while True:
         found = await listing(client, prefix)
         # Ten thousand take half a second, in which the daemon has other things to do.
-        yield await asyncio.to_thread(spellings.replace, found.kvs)
+        yield await asyncio.to_thread(snapshot, found.kvs, prefix)
+        for kv in found.kvs:
+            if second := await writers.judge(kv, found.header):
+                yield second
         create = pb.WatchCreateRequest(
             key=prefix, range_end=prefix_end(prefix), start_revision=found.header.revision + 1
         )
@@ -50,9 +53,11 @@ async def follow(client: Client, prefix: bytes) -> AsyncGenerator[WatchEvent, No
                     break
                 for event in answer.events:
                     if event.type == pb.Event.DELETE:
-                        yield spellings.delete(event.kv.key)
+                        yield delete_event(event.kv.key, prefix)
                     else:
-                        yield spellings.put(event.kv)
+                        yield put_event(event.kv, prefix)
+                        if second := await writers.judge(event.kv):
+                            yield second
 
 
 def _elsewhere(header: pb.ResponseHeader, known: pb.ResponseHeader) -> bool:

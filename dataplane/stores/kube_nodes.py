@@ -148,7 +148,9 @@ class Nodes:
         reason = self._faults.get(name, "")
         lease = self._leases.get(name)
         if lease is not None and (holder := self._holder(lease.key)) != name:
-            reason = f"its subnet {lease.key} is node {holder}'s, which was there first"
+            first = self._leases[holder].born <= lease.born
+            why = "which was there first" if first else "which is ours; it was there first, so other nodes refuse ours"
+            reason = f"its subnet {lease.key} is node {holder}'s, {why}"
         return LeaseRefused(RefusedLease(refused_key(name), reason)) if reason else None
 
     def _tell(self, key: str, want: LeasePut | LeaseRefused | None) -> list[WatchEvent]:

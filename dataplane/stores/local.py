@@ -27,6 +27,7 @@ from dataplane.stores.choice import choose, compatible, overlaps
 from dataplane.stores.lease_format import encode_value
 from dataplane.stores.local_database import Database, LeaseClock
 from dataplane.stores.local_watch import Follower, follow
+from dataplane.stores.local_writers import Writers
 
 Result = TypeVar("Result")
 
@@ -62,6 +63,7 @@ class LocalStore(Store):
         self._random = random or SystemRandom()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lease-store")
         self._database: Database | None = None
+        self._writers = Writers()
         self._found = False  # then one that is gone is not made anew: to whoever watches, all leases would be gone
 
     async def read_config(self) -> NetConf:
@@ -103,7 +105,7 @@ class LocalStore(Store):
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-        return follow(Follower(self._path, self._ttl, self._history, self._clock, not self._found))
+        return follow(Follower(self._path, self._ttl, self._history, self._clock, self._writers, not self._found))
 
     async def ping(self) -> None:
         """Look at the file once; raises `StoreError` when it cannot be used (now)."""
@@ -215,6 +217,7 @@ class LocalStore(Store):
             "deadline = excluded.deadline RETURNING rowid",
             (*_columns(lease), node, encode_value(lease.attrs).decode(), lease.expires, deadline),
         ).fetchone()
+        self._writers.written(connection, *_columns(lease), lease)
         return replace(lease, born=local_rows.born_of(number))
 
     def _expiry(self) -> float:

@@ -17,6 +17,7 @@ from pathlib import Path
 from dataplane.model import WatchEvent
 from dataplane.stores import local_rows
 from dataplane.stores.local_database import Database, LeaseClock
+from dataplane.stores.local_writers import Writers
 
 poll_seconds = 0.02
 """A change is told after 10 ms on average; waking up is nearly all of what an idle watch costs."""
@@ -28,14 +29,16 @@ class Follower:
     Args:
         path, ttl, clock: as for `Database`.
         history: how many events the log keeps, needed where this watcher writes (expiry).
+        writers: knows which writes are our own.
         create: as for `Database`.
     """
 
-    def __init__(self, path: Path, ttl: float, history: int, clock: LeaseClock, create: bool) -> None:
+    def __init__(self, path: Path, ttl: float, history: int, clock: LeaseClock, writers: Writers, create: bool) -> None:
         self._path = path
         self._ttl = ttl
         self._history = history
         self._clock = clock
+        self._writers = writers
         self._create = create
         self._stopped = False
         self._database: Database | None = None
@@ -80,9 +83,10 @@ class Follower:
                 local_rows.trim(connection, self._history)
         with database.read() as connection:
             changes = local_rows.changes(connection, self._revision)
+            second = self._writers.judge(connection, self._revision) if changes.events else None
             self._deadline = local_rows.next_deadline(connection)
         self._seen, self._revision = seen, changes.revision
-        return changes.events
+        return [*changes.events, second] if second else changes.events
 
 
 async def follow(follower: Follower) -> AsyncGenerator[WatchEvent, None]:

@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 
+import pytest
 from etcd_server import Place, attrs, run
 
-from dataplane.model import LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
+from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
 from dataplane.stores import etcd_pb2 as pb
 from dataplane.stores.etcd import EtcdStore
 
@@ -30,9 +31,13 @@ def watching(place: Place, script: Callable[[Events, Callable[..., Awaitable[Non
     run(work())
 
 
-def keys(event: WatchEvent) -> set[str]:
+def leases(event: WatchEvent) -> tuple[Lease, ...]:
     assert isinstance(event, Snapshot)
-    return {lease.key for lease in event.leases}
+    return event.leases
+
+
+def keys(event: WatchEvent) -> set[str]:
+    return {lease.key for lease in leases(event)}
 
 
 def test_snapshot_then_every_change_in_order(place: Place) -> None:
@@ -89,20 +94,76 @@ def test_bad_keys_and_values_are_set_apart(place: Place) -> None:
     watching(place, script)
 
 
-def test_two_spellings_are_one_lease_until_both_are_gone(place: Place) -> None:
-    plain, odd = "10.5.1.0-24&fd00::-64", "10.5.1.0-24&fd00:0:0::-64"
-    place.put(plain, value)
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("10.5.1.0-24&fd00::-64", "10.5.1.0-24&fd00:0:0::-64"),
+        ("10.5.1.0-24&fd00:0:0::-64", "10.5.1.0-24&fd00::-64"),
+        ("10.5.1.0-24", "10.5.1.0-024"),
+        ("10.5.1.0-24", "folder/10.5.1.0-24"),
+    ],
+)
+def test_each_spelling_is_a_lease_of_its_own_that_tells_its_age(place: Place, first: str, second: str) -> None:
+    place.put(first, value)
 
     async def script(events: Events, do: Callable[..., Awaitable[None]]) -> None:
-        assert keys(await anext(events)) == {plain}
-        await do(place.put, odd, value.replace("2.1", "2.7"))
+        (one,) = leases(await anext(events))
+        await do(place.put, second, value.replace("2.1", "2.7"))
         event = await anext(events)
-        assert isinstance(event, LeasePut) and (event.lease.key, event.lease.attrs) == (plain, attrs(7))
-        await do(place.delete, odd)
+        assert isinstance(event, LeasePut)
+        other = event.lease
+        assert one.born < other.born and one.attrs == attrs(1) and other.attrs == attrs(7)
+        under = f"{place.prefix}/subnets/"
+        plain = min(first, second, key=len)
+        assert [one.key, other.key] == [name if name == plain else under + name for name in (first, second)]
+        # A renewal, even of the younger by the way, changes no age; a deletion leaves the other as it was.
+        await do(place.put, first, value)
         event = await anext(events)
-        assert isinstance(event, LeasePut) and (event.lease.key, event.lease.attrs) == (plain, attrs(1))
-        await do(place.delete, plain)
-        assert await anext(events) == LeaseGone(plain)
+        assert isinstance(event, LeasePut) and event.lease == one
+        await do(place.delete, first)
+        assert await anext(events) == LeaseGone(one.key)
+        await do(place.delete, second)
+        assert await anext(events) == LeaseGone(other.key)
+
+    watching(place, script)
+
+
+def test_keys_written_at_once_have_the_age_of_their_bytes(place: Place) -> None:
+    """One transaction, so one revision: every node must still find the same one older."""
+
+    async def script(events: Events, do: Callable[..., Awaitable[None]]) -> None:
+        await anext(events)
+        store = place.store()
+        try:
+            names = ("10.5.1.0-24&fd00::-64", "10.5.1.0-24&fd00:0:0::-64", "10.5.1.0-24&fd00:0::-64")
+            puts = [
+                pb.PutRequest(key=f"{place.prefix}/subnets/{name}".encode(), value=value.encode()) for name in names
+            ]
+            request = pb.TxnRequest(success=[pb.RequestOp(request_put=put) for put in puts])
+            await store._client.write("KV/Txn", request, pb.TxnResponse)
+        finally:
+            await store.close()
+        told = [await anext(events) for _ in names]
+        found = [event.lease for event in told if isinstance(event, LeasePut)]
+        assert len({lease.born[0] for lease in found}) == 1
+        oldest = min(found, key=lambda lease: lease.born)
+        assert oldest.key.endswith("/10.5.1.0-24&fd00:0:0::-64")
+
+    watching(place, script)
+
+
+def test_a_key_that_cannot_be_shown_is_no_lease(place: Place) -> None:
+    """Names are cut and escaped for logs; two keys must never get one name."""
+    place.put("x" * 400 + "/10.5.1.0-24", value)
+    place.put("a\nb/10.5.1.0-24", value)
+    place.put("10.5.1.0-24", value)
+
+    async def script(events: Events, _: Callable[..., Awaitable[None]]) -> None:
+        snapshot = await anext(events)
+        assert isinstance(snapshot, Snapshot)
+        assert keys(snapshot) == {"10.5.1.0-24"}
+        assert len(snapshot.refused) == 2
+        assert all(entry.key.isprintable() and len(entry.key) <= 400 for entry in snapshot.refused)
 
     watching(place, script)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 
 import pytest
-from kube_places import mac, run, short, store_of, until, vxlan
+from kube_places import dual, mac, run, short, store_of, until, vxlan
 
 from dataplane.errors import StoreError
 from dataplane.lab.commands import wait_for
@@ -74,6 +74,49 @@ def test_a_list_and_then_every_change(own_server: Server, tmp_path: Path) -> Non
         assert await anext(events) == LeaseGone("node two")
         server.delete_node("us")
         assert await anext(events) == LeaseGone("10.244.1.0-24")
+        await events.aclose()
+        await store.close()
+
+    run(work())
+
+
+def test_one_subnet_on_two_nodes_in_two_spellings_is_the_older_nodes(own_server: Server, tmp_path: Path) -> None:
+    server = own_server
+    conf = {
+        "Network": "10.244.0.0/16",
+        "EnableIPv6": True,
+        "IPv6Network": "fd00:a::/48",
+        "Backend": {"Type": "vxlan"},
+    }
+    server.add_node("us", "10.244.1.0/24", "fd00:a:0:1::/64")
+
+    def other(name: str, number: int, ipv6_subnet: str) -> Lease:
+        server.add_node(name, "10.244.7.0/24", ipv6_subnet)
+        public, public6 = IPv4Address(f"198.51.100.{number}"), IPv6Address(f"2001:db8::{number}")
+        data = {"VNI": 1, "VtepMAC": f"02:00:00:00:00:{number:02x}"}
+        return server.annotate_as_flannel(name, LeaseAttrs(public, public6, "vxlan", data, data))
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path, conf=conf)
+        await store.acquire(dual, None)
+        events = store.watch()
+        await anext(events)
+        # Of one second, as these are, the first name counts as older.
+        first = other("a", 7, "FD00:A:0:7::/64")
+        event = await until(events, LeasePut)
+        assert event.lease == first and event.lease.key == "10.244.7.0-24&fd00:a:0:7::-64"
+        other("b", 8, "fd00:000a::7:0:0:0:0/064")
+        event = await until(events, LeaseRefused)
+        assert event.refused.key == "node b"
+        assert event.refused.reason == f"its subnet {first.key} is node a's, which was there first"
+        fresh = store_of(server, "us", tmp_path, conf=conf).watch()
+        snapshot = await anext(fresh)
+        assert isinstance(snapshot, Snapshot) and first in snapshot.leases
+        assert [entry.key for entry in snapshot.refused] == ["node b"]
+        await fresh.aclose()
+        server.delete_node("a")
+        event = await until(events, LeasePut)
+        assert (event.lease.key, event.lease.attrs.public_ip) == (first.key, IPv4Address("198.51.100.8"))
         await events.aclose()
         await store.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,35 @@ def test_an_own_lease_that_is_lost_ends_the_daemon(tmp_path: Path, how: str) -> 
         assert node.process.wait(30) == 1
         assert f"lease {key} is " in node.log().splitlines()[-1]
         assert "flannel.1" not in node.run("ip", "link").stdout
+
+
+def test_a_second_spelling_takes_nothing_over(tmp_path: Path) -> None:
+    """Also for a daemon that starts when both are there; a flood of them fills no log."""
+    with EtcdCluster(tmp_path, "vxlan", subnet_len=26) as cluster:
+        cluster.lab.start("dataplane", "dataplane")
+        number = numbers(cluster)[1][0]
+        key, value = lease(number)
+        cluster.write({key: value})
+        bare = key.removesuffix("-26")
+        names = [f"{bare}-026", *(f"{folder}/{bare}-26" for folder in range(300))]
+        cluster.write(dict(zip(names, (lease(500 + n)[1] for n in range(301)), strict=True)))
+        cluster.lab.daemons[1].kill_daemon()
+        cluster.lab.daemons[1].start_daemon()
+        for node in cluster.lab.daemons:
+
+            def all_refused(node: DaemonNode = node) -> bool:
+                status = node.status() or {"refused_leases": []}
+                return len(status["refused_leases"]) == len(names)
+
+            wait_for(all_refused, 60, f"{node.label} to refuse all others")
+            status = node.status() or {}
+            assert {peer["public_ip"] for peer in status["peers"] if peer["subnet"] == _subnet(number)} == {
+                json.loads(value)["PublicIP"]
+            }
+            refused = {entry["lease"]: entry["reason"] for entry in status["refused_leases"]}
+            reason = f"its subnet {_subnet(number)} overlaps lease {key}, which was there first"
+            assert refused == {f"/coreos.com/network/subnets/{name}": reason for name in names}
+            assert node.log().count("is not used") < 250
 
 
 @pytest.fixture(scope="module")

@@ -253,6 +253,7 @@ class Node:
         self.state.store_contact = start_s
         self.store = FakeStore()
         self.doubts = 0
+        self.contested: list[Lease] = []
         address = own.attrs.public_ip
         plans = backend.plans(conf, own, interface="eth0", interface_mtu=1500, address=address, address6=None)
         self.control = Control(
@@ -264,6 +265,7 @@ class Node:
             state=self.state,
             clock=self.clock,
             doubt=self.doubt,
+            contested=self.contested.append,
         )
 
     def keep(self, plan: Plan, wanted: Mapping[IPNetwork, Peer]) -> tuple[TunKeeper]:

@@ -6,6 +6,7 @@ The vxlan and udp backends are the real ones (they are pure); everything else is
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, ip_network
 
 import pytest
@@ -258,3 +259,36 @@ def test_refused_content_voids_what_we_had() -> None:
     assert view.refused == {}
     assert view.fold(LeaseGone(lease.key)) == {lease.key}
     assert view.fold(LeaseGone(lease.key)) == set()
+
+
+def test_an_older_lease_that_claims_what_is_ours_makes_others_refuse_ours() -> None:
+    """Each way to claim it; how old our own is may be known before or after; it is over when the older one is gone."""
+    elder = vxlan_lease("10.244.7.0/24", "192.0.2.1", "02:00:00:00:00:77", born=3)
+    claims = {
+        elder.key: elder,
+        "10.244.0.0-23": vxlan_lease("10.244.0.0/23", "192.0.2.8", born=4),
+        "10.244.9.0-24": vxlan_lease("10.244.9.0/24", "192.0.2.9", str(own.attrs.backend_data["VtepMAC"]), born=5),
+    }
+    younger = vxlan_lease("10.244.10.0/24", "192.0.2.1", "02:00:00:00:00:78", born=11)
+    bad = vxlan_lease("10.9.9.0/24", "192.0.2.9", born=1)
+    shown = replace(own, born=(10.0, ""))
+    for order in itertools.permutations((elder, younger, bad, shown)):
+        state = desired()
+        for lease in order:
+            update(state, lease)
+        assert state.elders.keys() == {elder.key}
+        assert "192.0.2.1 is our own" in state.elders[elder.key]
+        assert state.refused.keys() == {elder.key, younger.key, bad.key}
+        state.update({elder.key: None})
+        assert not state.elders
+    state = desired()
+    state.update({**claims, own.key: shown})
+    assert state.elders.keys() == claims.keys()
+    update(state, replace(own, born=(4.0, "")))
+    assert state.elders.keys() == {elder.key}
+
+
+def test_of_unknown_age_no_lease_is_older_than_ours() -> None:
+    state = desired()
+    update(state, own, vxlan_lease("10.244.7.0/24", "192.0.2.1", "02:00:00:00:00:77"))
+    assert not state.elders and len(state.refused) == 1

@@ -260,6 +260,24 @@ def test_our_own_node_holds_its_subnet_whatever_its_name() -> None:
     assert [entry.key for entry in nodes.snapshot().refused] == ["node a"]
 
 
+def test_an_older_node_with_our_subnet_is_told_with_what_others_do() -> None:
+    def made(name: str, created: str) -> Node:
+        bare = node(name, "10.244.1.0/24")
+        return Node(Metadata(name, "1", bare.metadata.annotations, created), bare.spec)
+
+    nodes = Nodes(prefix, only4)
+    put(nodes, made("z", "2026-01-02T03:04:06Z"))
+    nodes.hold(Own("z", nodes.snapshot().leases[0]))
+    put(nodes, made("a", "2026-01-02T03:04:05Z"))
+    put(nodes, made("b", "2026-01-02T03:04:07Z"))
+    reasons = {entry.key: entry.reason for entry in nodes.snapshot().refused}
+    subnet = "its subnet 10.244.1.0-24 is node z's, which"
+    assert reasons == {
+        "node a": f"{subnet} is ours; it was there first, so other nodes refuse ours",
+        "node b": f"{subnet} was there first",
+    }
+
+
 def test_our_own_node_shows_the_lease_that_we_hold_while_it_says_what_we_want() -> None:
     nodes = Nodes(prefix, only4)
     own = lease_of("10.244.1.0/24")

@@ -98,6 +98,46 @@ def test_a_row_that_is_no_lease_never_has_the_key_of_one(
     run(tmp_path, test)
 
 
+@pytest.mark.parametrize(
+    ("odd", "plain"),
+    [
+        (("10.3.9.0/024", None), ("10.3.9.0/24", None)),
+        (("10.3.9.0/255.255.255.0", None), ("10.3.9.0/24", None)),
+        ((None, "FD00:0:0:9::/64"), (None, "fd00:0:0:9::/64")),
+        ((None, "fd00:0:0:9:0::/64"), (None, "fd00:0:0:9::/64")),
+    ],
+)
+def test_a_second_spelling_is_no_lease_however_old_it_is(
+    tmp_path: Path, odd: tuple[str | None, str | None], plain: tuple[str | None, str | None]
+) -> None:
+    """No daemon writes one. What it names is taken all the same, so that no node is given it."""
+
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        await store.acquire(node(1), None)
+        async with watching(store) as following:
+            await following()
+            with machine.sql() as sql:
+                sql.execute(insert, (*odd, "192.0.2.66", '{"PublicIP":"192.0.2.66"}'))
+                event = await following()
+                assert isinstance(event, LeaseRefused)
+                text = odd[0] or odd[1]
+                assert event.refused.reason == f"{text} is not the plain spelling {plain[0] or plain[1]}"
+                sql.execute(insert, (*plain, "192.0.2.7", '{"PublicIP":"192.0.2.7"}'))
+                event = await following()
+                assert isinstance(event, LeasePut) and str(event.lease.attrs.public_ip) == "192.0.2.7"
+                lease = event.lease
+        async with watching(store) as following:
+            snapshot = await following()
+            assert isinstance(snapshot, Snapshot) and lease in snapshot.leases and len(snapshot.refused) == 1
+        if plain[0] is not None:
+            with machine.sql() as sql:
+                sql.execute("DELETE FROM lease WHERE node = '192.0.2.7'")
+            assert (await store.acquire(node(2), previous(plain[0]))).key != lease.key
+
+    run(tmp_path, test)
+
+
 def test_a_value_that_is_too_long_is_refused_and_never_loaded(tmp_path: Path) -> None:
     async def test(machine: Machine) -> None:
         store = machine.store()

@@ -95,7 +95,6 @@ _faults = frozenset(
     {
         errno.EPERM,
         errno.EACCES,
-        errno.EEXIST,
         errno.EADDRINUSE,
         errno.EOPNOTSUPP,
         errno.EAFNOSUPPORT,

@@ -100,7 +100,11 @@ async def _take_kernel(
     links = backend.links(external.name, external.mtu, external.address, external.address6)
     taken: dict[int, bytes] = {}
     for family, link in links.items():
-        _, taken[family] = await vxlan.ensure_device(host, link, macs[family])
+        earlier = await host.link(link.name)
+        index, taken[family] = await vxlan.ensure_device(host, link, macs[family])
+        if earlier is not None:
+            fate = "is taken over" if index == earlier.index else "is made again: it was of another configuration"
+            log.info("%s of an earlier life %s", link.name, fate)
     return taken
 
 

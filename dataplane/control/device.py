@@ -127,19 +127,31 @@ class TunDevice:
             self.queue_drops = tun.queue_drops
             self._interface = plan.interface
             self.index = tun.index
-            self.warnings = tuple(prepare_tun(tun.name))
+            self.warnings = self._unset = tuple(prepare_tun(tun.name))
             self.forwarder: Forwarder = forwarder
             self._undo = undo.pop_all()
 
     def recheck(self) -> str | None:
-        """Take back super-packets whole, for good, once the host objects; a rebuilt device asks anew."""
+        """Set what could not be set, and take back super-packets whole, for good, once the host objects.
+
+        A rebuilt device asks anew.
+        """
+        told = self._set_again()
         if "tunnel_gso" not in self.forwarder.offloads:
-            return None
+            return told
         reason = _objection(self._interface)
         if reason is None:
-            return None
+            return told
         self.forwarder.forbid("tunnel_gso")
         return f"super-packets are cut by this process from now on: {reason}"
+
+    def _set_again(self) -> str | None:
+        from dataplane.host.devconf import prepare_tun
+
+        if not self._unset:
+            return None
+        self._unset = tuple(prepare_tun(self.name))
+        return None if self._unset else "its settings are made now"
 
     def close(self) -> None:
         """Stop the workers, free the core, close sockets and TUN, in this order. May be called again."""

@@ -1,7 +1,8 @@
 """Watches what we were told at the start: the external interface, and the network configuration.
 
 What must stay true: the interface that was chosen is kept for as long as it has our address, whatever else appears on
-the host; only once it has not is the choice made anew, and a change that does not last is none.
+the host; only once it has not is the choice made anew, and a change that does not last is none, nor is a link-local
+address that is left where there was another.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataplane.stores.base import Store
 log = logging.getLogger(__name__)
 
 look_s = 10.0
+again_s = 1.0  # while it is not fit for use, or about to be another
 lasting_s = 0.3  # a change that is still there after this is meant: DHCP clients take an address away to put it back
 config_s = 30.0
 subject = "interface"
@@ -63,22 +65,36 @@ async def follow_interface(
 
     Until then what stands goes on, and `state.blockers` says what is missing.
     """
-    never = asyncio.Event()
+    never, news = asyncio.Event(), asyncio.Event()
+    listening = asyncio.create_task(_listen(host, news, clock), name="interface changes")
+    rest = look_s
     try:
         while True:
-            try:
-                async for _ in host.changes():
-                    moved = await _moved(host, current, choose, check, state)
-                    if moved is None:
-                        continue
-                    await clock.wait(never, lasting_s)
-                    if await _moved(host, current, choose, check, state) == moved:
-                        raise Moved(moved)
-            except HostError as error:
-                log.debug("cannot look at the external interface: %s", error)
-            await clock.wait(never, look_s)
+            await clock.wait(news, rest)
+            news.clear()
+            moved = await _moved(host, current, choose, check, state)
+            if moved is not None:
+                await clock.wait(never, lasting_s)
+                if await _moved(host, current, choose, check, state) == moved:
+                    raise Moved(moved)
+            # What was seen may have been the look's own failure, after which the kernel has nothing to tell.
+            rest = again_s if moved is not None or subject in state.blockers else look_s
     finally:
+        listening.cancel()
+        await asyncio.gather(listening, return_exceptions=True)
         state.blockers.pop(subject, None)
+
+
+async def _listen(host: Links, news: asyncio.Event, clock: Clock) -> None:
+    """Set `news` at every change that the kernel reports, for ever."""
+    never = asyncio.Event()
+    while True:
+        try:
+            async for _ in host.changes():
+                news.set()
+        except HostError as error:
+            log.debug("cannot hear of the external interface: %s", error)
+        await clock.wait(never, look_s)
 
 
 async def fit_interface(
@@ -90,7 +106,9 @@ async def fit_interface(
         HostError: there is none (yet); a `HostFault` if none will come by itself.
     """
     found = None if current is None else await _kept(host, current)
-    found = found or await choose()
+    if found is None:
+        found = await choose()
+        _check_scope(found, current)
     link = await host.link(found.name)
     if link is None or link.index != found.index:
         raise HostError(f"interface {found.name} vanished while it was looked at")
@@ -98,6 +116,15 @@ async def fit_interface(
         raise HostError(f"interface {found.name} is down")
     check(found)
     return found
+
+
+def _check_scope(found: ExternalInterface, current: ExternalInterface | None) -> None:
+    """Raise `HostError` if all that is left is a link-local address: what a link has by itself until the real one is back."""
+    if current is None:
+        return
+    for before, now in ((current.address, found.address), (current.address6, found.address6)):
+        if now is not None and now.is_link_local and not (before is not None and before.is_link_local):
+            raise HostError(f"interface {found.name} has lost our address {before}, and has none but {now} of the link")
 
 
 async def _kept(host: Links, current: ExternalInterface) -> ExternalInterface | None:

@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 look_s = 0.5  # how often failed workers are looked for; costs no system call
 resync_s = 10.0
+again_s = 1.0  # while a keeper could not do what it should
 settle_s = 0.1  # between two looks at the host, so that a busy node's changes cost little
 settle_share = 4  # or this many times what the last look took: with many routes one takes long
 longest_settle_s = 2.0
@@ -252,6 +253,11 @@ class Control:
                 self._say.warn("listen", f"{error}; looking every {resync_s:.0f} s instead", self._clock.now())
             await self._clock.wait(self._never, longest_delay_s)
 
+    def _troubled(self) -> bool:
+        """Whether a keeper has no device, or could not make all as it should be."""
+        told = (f"{what} {name}" for what in ("device", "routes") for name in self.keepers)
+        return any(keeper.failed for keeper in self._every) or any(what in self._state.blockers for what in told)
+
     async def resync(self) -> None:
         """Keep the devices as planned, for ever, once the peers are known: until then all that there is stays."""
         await self.synced.wait()
@@ -265,10 +271,11 @@ class Control:
             self._touched.clear()
             begun = self._clock.now()
             await self.ensure()
-            if not any(keeper.failed for keeper in self._every):
+            troubled = self._troubled()
+            if not troubled:
                 self._standing.set()
                 for name in self.keepers:
                     self._state.blockers.pop(f"open {name}", None)
-            due = self._clock.now() + resync_s
+            due = self._clock.now() + (again_s if troubled else resync_s)
             rest = settle_share * (self._clock.now() - begun)
             await self._clock.wait(self._never, min(max(settle_s, rest), longest_settle_s))

@@ -77,9 +77,9 @@ def _drain(monitor: socket.socket, changed: asyncio.Event, own_port: Callable[[]
         except BlockingIOError:
             return
         except OSError as error:
-            if error.errno != errno.ENOBUFS:  # ENOBUFS: messages were lost, and that too is a change
-                raise
-            changed.set()
+            changed.set()  # messages were lost, and that too is a change
+            if error.errno != errno.ENOBUFS:
+                return
         else:
             if len(header) < _header.size or not own or _header.unpack(header)[-1] != own:
                 changed.set()

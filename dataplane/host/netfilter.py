@@ -65,9 +65,9 @@ def _drain(monitor: socket.socket, marks: Sequence[bytes], changed: asyncio.Even
         except BlockingIOError:
             return
         except OSError as error:
-            changed.set()
-            if error.errno != errno.ENOBUFS:  # ENOBUFS: messages were lost, and that too is a change
-                raise
+            changed.set()  # messages were lost, and that too is a change
+            if error.errno != errno.ENOBUFS:
+                return
         else:
             if any(mark in message for mark in marks):
                 changed.set()

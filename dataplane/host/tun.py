@@ -24,7 +24,7 @@ from dataplane.host.steering import steer_tun
 
 _device_node = "/dev/net/tun"
 _tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
-_shortages = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EINTR, errno.EAGAIN)
+_missing = (errno.ENOENT, errno.ENXIO, errno.ENODEV)  # the module, where it is the device node that is opened
 _ifreq_size = 40  # sizeof(struct ifreq) on 64-bit kernels; 32-bit ones read less
 # Not sysfs, which shows the namespace that mounted it.
 _proc_net_dev = Path("/proc/thread-self/net/dev")
@@ -123,8 +123,12 @@ def _open_first(name: str, attempts: list[int]) -> tuple[pytun.TunTapDevice, int
 
 def _open_queue(name: str, flags: int) -> pytun.TunTapDevice:
     queue = pytun.TunTapDevice(name=name, flags=flags)
-    os.set_inheritable(queue.fileno(), False)  # pytun opens without O_CLOEXEC
-    os.set_blocking(queue.fileno(), False)
+    try:
+        os.set_inheritable(queue.fileno(), False)  # pytun opens without O_CLOEXEC
+        os.set_blocking(queue.fileno(), False)
+    except OSError:
+        queue.close()  # or the name stays taken
+        raise
     return queue
 
 
@@ -143,22 +147,29 @@ def _driver_of(name: str) -> str:
 
 
 def _refusal(name: str, error: OSError) -> HostError:
-    kind = HostError if error.errno in _shortages else HostFault
-    return kind(_explain(name, error))
-
-
-def _explain(name: str, error: OSError) -> str:
+    """What a person must mend is a `HostFault`: a right, the module, who has the name. All else passes."""
     text = f"cannot open the TUN device {name}: {error.strerror or error}"
-    if error.errno in (errno.ENOENT, errno.ENXIO, errno.ENODEV):
-        return f"{text}; {_device_node} is missing: load the tun module, or give the container this device"
+    if error.errno in _missing and not _node_is_there():
+        return HostFault(f"{text}; {_device_node} is missing: load the tun module, or give the container this device")
     if error.errno in (errno.EPERM, errno.EACCES):
-        return f"{text}; this needs CAP_NET_ADMIN and read and write access to {_device_node}"
+        return HostFault(f"{text}; this needs CAP_NET_ADMIN and read and write access to {_device_node}")
     if error.errno in (errno.EBUSY, errno.EINVAL, errno.EEXIST):
         driver = _driver_of(name)
         if driver == "vxlan":
-            return f"{text}; a kernel vxlan device of this name is left over: remove it with `ip link del {name}`"
+            return HostFault(
+                f"{text}; a kernel vxlan device of this name is left over: remove it with `ip link del {name}`"
+            )
         if driver == "tun":
-            return f"{text}; another process (or a persistent TUN) holds the name"
+            return HostFault(f"{text}; another process (or a persistent TUN) holds the name")
         if driver:
-            return f"{text}; a {driver} device has this name"
-    return text
+            return HostFault(f"{text}; a {driver} device has this name")
+    return HostFault(text) if error.errno == errno.EINVAL else HostError(text)
+
+
+def _node_is_there() -> bool:
+    """Whether the errno was about something else than the device node and its module."""
+    try:
+        os.close(os.open(_device_node, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        return error.errno not in _missing
+    return True

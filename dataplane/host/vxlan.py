@@ -45,13 +45,19 @@ class Entries:
 
 
 async def supported(host: Host) -> str:
-    """Return why this kernel cannot make vxlan devices, "" if it can. Leaves nothing behind."""
+    """Return why this kernel cannot make vxlan devices, "" if it can. Leaves nothing behind.
+
+    Raises:
+        HostError: it does not say now.
+    """
 
     def probe(netlink: IPRoute) -> str:
         try:
             # No VNI, so it cannot be made; a kernel that knows the kind says EINVAL (vxlan_validate), others EOPNOTSUPP.
             netlink.link("add", ifname="vxlanprobe", kind="vxlan")
         except NetlinkError as error:
+            if error.code not in (errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM):
+                raise
             return "" if error.code == errno.EINVAL else os.strerror(error.code)
         return "it made a vxlan device without a VNI"
 
@@ -78,7 +84,7 @@ async def ensure_device(host: Host, wanted: VxlanLink, mac: bytes) -> tuple[int,
         await remove_device(host, wanted.name)
     await host.ask(
         f"make the vxlan device {wanted.name} (VNI {wanted.vni}, port {wanted.port})",
-        lambda netlink: netlink.link("add", **_request(wanted, interface.index, mac)),
+        lambda netlink: _make(netlink, _request(wanted, interface.index, mac)),
     )
     made = await host.ask(f"look up device {wanted.name}", lambda netlink: _get(netlink, wanted.name))
     if made is None or _mac(made) != mac:
@@ -206,6 +212,33 @@ def _reported(
     except NetlinkError as error:
         if error.code not in harmless:
             refused[key] = f"cannot {what}: {os.strerror(error.code)} (errno {error.code})"
+
+
+def _make(netlink: IPRoute, request: dict[str, Any]) -> None:
+    try:
+        netlink.link("add", **request)
+    except NetlinkError as error:
+        if error.code != errno.EEXIST:
+            raise
+        other = _holder(netlink, request)
+        if not other:
+            raise  # our name came up since we looked, which the next look judges
+        raise HostFault(
+            f"cannot make the vxlan device {request['ifname']}: the device {other} has its VNI {request['vxlan_id']} and "
+            f"port {request['vxlan_port']}; remove it with `ip link del {other}`, or take another VNI"
+        ) from error
+
+
+def _holder(netlink: IPRoute, request: dict[str, Any]) -> str:
+    """The other device that has VNI and port of the same underlay family (drivers/net/vxlan vxlan_config_validate), or ""."""
+    for row in netlink.link("dump", kind="vxlan"):
+        name, data = str(row.get("ifname")), row.get(("linkinfo", "data"))
+        if data is None or name == request["ifname"]:
+            continue
+        same = all(data.get(what) == request[what] for what in ("vxlan_id", "vxlan_port"))
+        if same and bool(data.get("vxlan_local6")) == ("vxlan_local6" in request):
+            return name
+    return ""
 
 
 def _get(netlink: IPRoute, name: str) -> Any:

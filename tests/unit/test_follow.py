@@ -12,6 +12,7 @@ from control_fakes import FakeStore, Net, VirtualClock, conf, go, run_until
 from dataplane.control.follow import Moved, follow_config, follow_interface
 from dataplane.errors import BadConfig, HostError, NoConfig, StoreError
 from dataplane.host.interface import ExternalInterface
+from dataplane.host.netlink import Link
 from dataplane.model import NetConf
 from dataplane.observe.state import NodeState
 
@@ -73,6 +74,41 @@ def test_a_new_address_and_a_new_mtu_are_told() -> None:
         net.changed.set()
         moved = await followed(net)
         assert moved is not None and (moved.mtu, moved.address) == (1400, here)
+
+    go(scenario())
+
+
+@pytest.mark.parametrize("left", ["169.254.7.7", "fe80::7"])
+def test_a_link_local_address_is_no_other_one(left: str) -> None:
+    async def scenario() -> None:
+        net = Changing()
+        field = "address" if ":" not in left else "address6"
+        net.chosen = replace(eth0, **{"address": None, "address6": None, field: ip_interface(left).ip})  # type: ignore[arg-type]
+        net.address(f"{left}/64" if ":" in left else f"{left}/16")
+        assert await followed(net) is None
+        net.chosen = replace(eth0, address=there, public_ip=there)
+        net.address("192.0.0.9/8", f"{left}/64" if ":" in left else f"{left}/16")
+        moved = await followed(net)
+        assert moved is not None and moved.address == there
+
+    go(scenario())
+
+
+def test_a_look_that_fails_is_repeated_though_the_kernel_tells_nothing_more() -> None:
+    async def scenario() -> None:
+        net = Changing()
+        link, refusals = net.link, [HostError("cannot look up link eth0: No buffer space available")]
+
+        async def refused(name: str) -> Link | None:
+            if refusals:
+                raise refusals.pop()
+            return await link(name)
+
+        net.link = refused  # type: ignore[method-assign]
+        net.links["eth0"] = replace(net.links["eth0"], mtu=1400)
+        net.changed.set()  # once
+        moved = await followed(net)
+        assert moved is not None and moved.mtu == 1400
 
     go(scenario())
 

@@ -41,7 +41,9 @@ class Helper(IntEnum):
 
     map_lookup_elem = 1
     redirect = 23
+    skb_load_bytes = 26
     skb_pull_data = 39
+    skb_adjust_room = 50
     skb_load_bytes_relative = 68
     redirect_neigh = 152
 

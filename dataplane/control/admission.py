@@ -21,7 +21,7 @@ from dataplane.control.senders import Senders
 from dataplane.errors import HostError
 from dataplane.host import admission, senders_iptables, senders_nft
 from dataplane.host.admission import Admission
-from dataplane.host.admission_program import Guarded
+from dataplane.host.admission_checks import Guarded
 from dataplane.host.netfilter import watch_rules
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork, Peer

@@ -24,7 +24,7 @@ from dataplane.control.peer_routes import Direct, PeerRoutes
 from dataplane.control.say import Say
 from dataplane.errors import HostError
 from dataplane.host import vxlan
-from dataplane.host.admission_program import Guarded
+from dataplane.host.admission_checks import Guarded
 from dataplane.host.netlink import Host
 from dataplane.host.vxlan import Entries
 from dataplane.model import IPAddress, IPNetwork, Peer, VxlanLink

@@ -20,10 +20,12 @@ from pyroute2 import IPRoute
 
 from dataplane.bpf import BpfError, Map, MapKind
 from dataplane.host import ingress
-from dataplane.host.admission_program import Guarded, MapFds, filter_program, program_name, reasons, value_bytes
+from dataplane.host.admission_checks import Guarded, program_name, subnet_at
+from dataplane.host.admission_program import MapFds, Tells, filter_program, reasons
 from dataplane.host.netlink import Host
 from dataplane.model import IPAddress, IPNetwork, Peer
 
+_ethernet, _ethernet_bytes = 1, 14  # linux/if_arp.h ARPHRD_ETHER, linux/if_ether.h ETH_HLEN
 most_peers = 1 << 16  # as many /24 as a /8 has
 # What any host may take in without an address of its own for it: groups and the limited broadcast.
 _groups: Mapping[int, frozenset[IPNetwork]] = {
@@ -40,8 +42,8 @@ class Admission:
         self._size = guarded.own.max_prefixlen // 8
         with ExitStack() as undo:
             self._locals = self._map(undo, MapKind.lpm_trie, "locals", 4 + self._size, 1, most_peers)
-            self._senders = self._map(undo, MapKind.hash, "senders", self._size, value_bytes, most_peers)
-            self._sources = self._map(undo, MapKind.lpm_trie, "sources", 4 + self._size, value_bytes, most_peers)
+            self._senders = self._map(undo, MapKind.hash, "senders", self._size, subnet_at + 2 * self._size, most_peers)
+            self._sources = self._map(undo, MapKind.lpm_trie, "sources", 4 + self._size, subnet_at, most_peers)
             self._drops = self._map(undo, MapKind.array, "drops", 4, 8, len(reasons))
             self._undo = undo.pop_all()
         self._local: frozenset[IPNetwork] = frozenset()
@@ -80,7 +82,9 @@ class Admission:
         for sender in touched:
             leases = self._of_sender[sender]
             if leases:
-                self._senders.put(sender.packed, _value(sender, next(iter(leases.values())).vtep_mac))
+                prefix, peer = next(iter(leases.items()))
+                held = prefix.network_address.packed + prefix.netmask.packed  # no other lease is in it
+                self._senders.put(sender.packed, _value(sender, peer.vtep_mac) + held)
             else:
                 del self._of_sender[sender]
                 self._senders.remove(sender.packed)
@@ -93,13 +97,18 @@ class Admission:
     def attach(self, netlink: IPRoute, ifindex: int) -> str:
         """Put the filter at the interface, in an earlier life's place; returns by which means."""
         maps = MapFds(self._locals.fd, self._senders.fd, self._sources.fd, self._drops.fd)
-        name = self._guarded.program_name
-        try:
-            return ingress.attach(netlink, filter_program(self._guarded, maps, True), name, ifindex)
-        except BpfError as error:
-            if error.code != errno.EACCES:  # what the verifier answers where it does not know the field
-                raise
-        return ingress.attach(netlink, filter_program(self._guarded, maps, False), name, ifindex)
+        (interface,) = netlink.get_links(ifindex)
+        link_bytes = _ethernet_bytes if interface["ifi_type"] == _ethernet else 0
+        tells = Tells.size
+        while True:
+            program = filter_program(self._guarded, maps, link_bytes, tells)
+            try:
+                return ingress.attach(netlink, program, self._guarded.program_name, ifindex)
+            except BpfError as error:
+                # EACCES is what the verifier answers where it does not know a field.
+                if error.code != errno.EACCES or tells is Tells.nothing:
+                    raise
+            tells = Tells(tells - 1)
 
     def is_attached(self, netlink: IPRoute, ifindex: int) -> bool:
         """Whether a filter of this name is there."""

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from dataplane.errors import HostError, HostFault
 from dataplane.host.command import ask, call, find
-from dataplane.host.rules import Wanted, chains, nft_table, nft_table_name
+from dataplane.host.rules import Wanted, chains, nft_more, nft_table, nft_table_name
 
 tool = "nft"
 marks = (b"flannel-ipv",)
@@ -49,7 +49,9 @@ class Nftables:
         )
         await call(tool, "-f", "-", given=text)
         listed = await self._list()
-        expected = sum(len(self._wanted.rules(chain, overlay)) for chain in chains for overlay in self._wanted.overlays)
+        pairs = [(chain, overlay) for overlay in self._wanted.overlays for chain in chains]
+        wanted = [(self._wanted.rules(*pair), nft_more(*pair)) for pair in pairs]
+        expected = sum(len(rules) + len(more) for rules, more in wanted if rules)
         if sum(map(_count, listed)) != expected:
             raise HostError("nft: somebody else changed our tables while they were written")
         self._listed = listed

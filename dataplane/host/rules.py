@@ -254,9 +254,23 @@ def nft_table(wanted: Wanted, overlay: Overlay) -> str:
             lines.append(f'\t\tcomment "{chain.nft_comment}"')
             lines.append(f"\t\t{chain.nft_hook}; policy accept;")
             lines.extend(f"\t\t{_nft_rule(rule, overlay.version, wanted.random_fully)}" for rule in rules)
+            lines.extend(f"\t\t{rule}" for rule in nft_more(chain, overlay))
             lines.append("\t}")
     lines.append("}")
     return "\n".join(lines) + "\n"
+
+
+def nft_more(chain: Chain, overlay: Overlay) -> tuple[str, ...]:
+    """Return the rules of a wanted chain that nft alone needs.
+
+    The first piece of an IPv6 packet may hold extension headers and no UDP header, and receivers before Linux 5.10 put it
+    together with the rest. iptables drops such a piece by itself where it looks for a port.
+    """
+    if chain is not encap_forward_chain or overlay.version == 4:
+        return ()
+    # What shows its protocol, and its length if that is UDP, has been judged.
+    first = "frag frag-off 0"
+    return f"{first} meta l4proto != udp return", f"{first} udp length != 0 return", f"{first} counter drop"
 
 
 def _nft_rule(rule: Rule, version: int, random_fully: bool) -> str:

@@ -120,7 +120,8 @@ def udp_received(pod: Pod, version: int) -> int:
 
 def refused(node: DaemonNode) -> Counter[str]:
     """What the filter dropped, by reason; the firewall's count, which is looked at now and then, is not the matter."""
-    return Counter({reason: count for reason, count in node.drops().items() if reason.startswith("receive_")})
+    drops = wait_for(node.status, 30, "the status")["drops"]
+    return Counter({reason: count for reason, count in drops.items() if count and reason.startswith("receive_")})
 
 
 def expect_dropped(

@@ -16,7 +16,7 @@ from dataplane import bpf
 from dataplane.bpf_assembler import Assembler
 from dataplane.control.admission import AdmissionKeeper
 from dataplane.host import command, ingress
-from dataplane.host.admission_program import Guarded
+from dataplane.host.admission_checks import Guarded
 from dataplane.host.netlink import Host
 from dataplane.model import Peer, VxlanLink
 from dataplane.observe.state import DeviceState, NodeState
@@ -142,7 +142,7 @@ import sys
 from ipaddress import ip_address, ip_network
 from pyroute2 import IPRoute
 from dataplane.host.admission import Admission
-from dataplane.host.admission_program import Guarded
+from dataplane.host.admission_checks import Guarded
 from dataplane.model import VxlanLink
 with IPRoute() as netlink:
     for local, own in (("192.0.2.1", "10.244.1.0/24"), ("2001:db8::1", "fd00:244:0:1::/64")):

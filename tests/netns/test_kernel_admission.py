@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from scapy.layers.inet import UDP, IPOption
@@ -21,13 +24,25 @@ from siege import (
     vxlan,
 )
 
-from dataplane.lab.commands import wait_for
+from dataplane.lab.commands import inside_of, wait_for
+from dataplane.lab.topology import Place
+
+bulk = str(Path(__file__).with_name("bulk.py"))
 
 
 @pytest.fixture(scope="module")
 def siege() -> Iterator[Siege]:
     with besieged() as made:
         yield made
+
+
+def expect_train_dropped(siege: Siege, place: Place, version: int, datagrams: list[bytes], reason: str) -> None:
+    """Whole, and counted as what is in it."""
+    before, arrived = refused(siege.target), udp_received(siege.target.pods[0], version)
+    siege.send(place, version, datagrams, train=True)
+    wait_for(lambda: refused(siege.target) != before, 30, "the train to be dropped")
+    assert refused(siege.target) - before == {reason: len(datagrams)}
+    assert udp_received(siege.target.pods[0], version) == arrived
 
 
 @versions
@@ -72,6 +87,50 @@ def test_a_leased_peers_train_is_heard(siege: Siege, version: int) -> None:
     before = udp_received(siege.target.pods[0], version)
     siege.send(siege.liar, version, [vxlan(siege.frame(version))] * 7, train=True)
     wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 7, 5, "seven datagrams")
+
+
+@versions
+@pytest.mark.parametrize("place", [1, 5, 63])
+def test_one_bad_frame_in_a_peers_train(siege: Siege, version: int, place: int) -> None:
+    """The kernel would cut the train behind the filter, and hand in each frame by itself."""
+    outside = "8.8.8.8" if version == 4 else "2001:db8:8::8"
+    datagrams = [vxlan(siege.frame(version))] * 64
+    datagrams[place] = vxlan(siege.frame(version, outside))
+    expect_train_dropped(siege, siege.liar, version, datagrams, "receive_inner_source")
+
+
+@versions
+def test_trains_hide_nothing_else(siege: Siege, version: int) -> None:
+    """Nor does a first frame that is none of our business, nor a last one that is cut off."""
+    good = vxlan(siege.frame(version))
+    foreign = vxlan(siege.frame(version), 77)
+    expect_train_dropped(siege, siege.stranger, version, [foreign, good], "receive_unknown_sender")
+    for reason, bad in (
+        ("receive_inner_mac", vxlan(siege.frame(version, sender="02:00:00:00:00:99"))),
+        ("receive_vxlan_flags", vxlan(siege.frame(version), flags=0x0C)),
+        ("receive_short", good[:30]),
+    ):
+        expect_train_dropped(siege, siege.liar, version, [good, good, bad], reason)
+    # As many as old kernels put into one, of either VNI, and a shorter one at the end.
+    before, arrived = refused(siege.target), udp_received(siege.target.pods[0], version)
+    siege.send(siege.liar, version, [good, foreign] * 31 + [good, good[:-5]], train=True)
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == arrived + 32, 30, "our frames of the train")
+    assert refused(siege.target) == before
+
+
+@versions
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
+@pytest.mark.parametrize("sender", [1, 2], ids=["ours", "kernel"])
+def test_super_packets_in_a_tunnel_are_no_trains(siege: Siege, version: int, protocol: str, sender: int) -> None:
+    """A peer's kernel leaves them whole here: one frame with one header, whatever its payload looks like."""
+    target, pod = siege.target.pods[0], siege.lab.pods[sender]
+    before = refused(siege.target)
+    receiving = inside_of(target.name, [sys.executable, bulk, protocol, "receive", target.address_of(version)])
+    with subprocess.Popen(receiving, stdout=subprocess.PIPE, text=True) as receiver:
+        assert receiver.stdout is not None and receiver.stdout.readline() == "ready\n"
+        pod.run(sys.executable, bulk, protocol, "send", target.address_of(version))
+        assert receiver.stdout.read() == "whole\n"
+    assert refused(siege.target) == before
 
 
 @versions

@@ -43,6 +43,7 @@ from dataplane.control.standing import Patience, Standing
 from dataplane.control.subnet_file import keep_subnet_file
 from dataplane.control.tasks import first_error, spawn
 from dataplane.control.tun_keeper import TunKeeper
+from dataplane.control.unreachable import UnreachableWatch
 from dataplane.errors import (
     BadConfig,
     BadInput,
@@ -242,7 +243,7 @@ class _Life:
         self._backend = backend
         self.external = external
         self._standing = standing
-        self._watches: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}  # by device
+        self._watches: dict[str, Callable[[], Coroutine[Any, Any, None]]] = {}  # by what is watched
         self.own: Lease | None = None
 
     async def run(
@@ -289,7 +290,7 @@ class _Life:
             spawn(group, "listen", self._state, control.listen, self._host)
             spawn(group, "firewall", self._state, rules.run)
             for name, watch in self._watches.items():
-                spawn(group, f"senders {name}", self._state, watch)
+                spawn(group, name, self._state, watch)
             spawn(group, "announce", self._state, self._announce)
             if self._options.blackhole:
                 spawn(group, "blackhole", self._state, self._keep_blackholes, own)
@@ -377,11 +378,12 @@ class _Life:
         host, state, options = self._host, self._state, self._options
         if not isinstance(plan, DevicePlan):
             return (RouteKeeper(plan, wanted, host, state, Direct.always),)
+        self._watches[f"unreachable peers {plan.name}"] = UnreachableWatch(plan, state, self._clock).run
         if plan.link is not None and state.datapath is not None and state.datapath.kind == "kernel":
             from dataplane.control.kernel_keeper import KernelKeeper
 
             keeper = KernelKeeper(plan, plan.link, wanted, host, state)
-            self._watches[plan.name] = keeper.watch
+            self._watches[f"senders {plan.name}"] = keeper.watch
             return (keeper,)
         open_device = partial(TunDevice, workers=options.workers, spin_us=options.spin_us)
         tun = TunKeeper(plan, wanted, open_device, host, state, options.workers)

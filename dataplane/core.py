@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from os import strerror
 
@@ -227,12 +227,18 @@ class Forwarder:
         _check("dp_read_counters", lib.dp_read_counters(self._dp, raw))
         return raw
 
-    def peer_counters(self) -> dict[IPNetwork, PeerCounters]:
-        """Counters by overlay prefix, from the moment the prefix entered the table."""
+    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
+        """Counters by overlay prefix, from the moment the prefix entered the table: of those in `only`, or of all."""
+        zero = PeerCounters()
+        if only is not None:
+            slots = {prefix: self._slots[prefix] for prefix in only if prefix in self._slots}
+            return {
+                prefix: self._raw_peer_counters(slot, 1)[0] - self._baseline.get(slot, zero)
+                for prefix, slot in slots.items()
+            }
         if not self._used:
             return {}
         rows = self._raw_peer_counters(0, self._used)
-        zero = PeerCounters()
         return {prefix: rows[slot] - self._baseline.get(slot, zero) for prefix, slot in self._slots.items()}
 
     def _raw_peer_counters(self, first: int, count: int) -> list[PeerCounters]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from typing import Any
+from typing import Any, Literal
 
 type_udp = "udp"
 type_vxlan = "vxlan"
@@ -164,6 +164,10 @@ class VxlanLink:
     mtu: int
     learning: bool = False
     group_policy: bool = False
+
+
+UnreachableReason = Literal["port_closed", "host_unreachable", "no_route", "prohibited"]
+"""What ICMP says of a peer, where what we send does not reach it."""
 
 
 @dataclass(frozen=True, slots=True)

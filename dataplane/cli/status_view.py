@@ -63,6 +63,9 @@ def show(document: dict[str, Any], now: float) -> None:
         console.print(_peers(document["peers"]))
     else:
         console.print("no peers")
+    unreachable = [peer for peer in document["peers"] if peer.get("unreachable")]
+    if unreachable:
+        console.print(_unreachable(unreachable, _own_addresses(document), now))
     drops = {reason: count for reason, count in document["drops"].items() if count}
     if drops:
         console.print(_drops(drops))
@@ -118,6 +121,25 @@ def _peers(peers: list[dict[str, Any]]) -> Table:
         # The kernel counts by no peer.
         shown = ("-" if count is None else f"{count:,}" for count in counts)
         table.add_row(peer["subnet"], address, peer["vtep_mac"] or "-", *shown)
+    return table
+
+
+def _own_addresses(document: dict[str, Any]) -> set[str]:
+    interface, lease = document["interface"] or {}, document["lease"] or {}
+    found = (interface.get("address"), lease.get("public_ip"), lease.get("public_ipv6"))
+    return {address for address in found if address}
+
+
+def _unreachable(peers: list[dict[str, Any]], own: set[str], now: float) -> Table:
+    table = Table("unreachable", "ICMP errors", "last", "meaning", box=SIMPLE)
+    for peer in peers:
+        told = peer["unreachable"]
+        text, said_by = told["text"], told["said_by"]
+        if said_by != peer["public_ip"]:
+            text += f"; says {'this node' if said_by in own else said_by}"
+        table.add_row(
+            peer["subnet"], f"{peer['icmp_unreachables']:,}", f"{max(0, int(now - told['last']))} s ago", text
+        )
     return table
 
 

@@ -48,10 +48,23 @@ class NodeCollector(Collector):
             name: CounterMetricFamily(f"dataplane_peer_{name}", f"Inner {name} by peer subnet", labels=("peer",))
             for name in peer_fields
         }
-        for _, peer, counters in self._state.peers():
+        unreachables = CounterMetricFamily(
+            "dataplane_peer_icmp_unreachables",
+            "ICMP errors that say a peer is unreachable, by its subnet",
+            labels=("peer",),
+        )
+        unreachable = GaugeMetricFamily(
+            "dataplane_peer_unreachable", "1 while ICMP says that a peer is unreachable", labels=("peer",)
+        )
+        for device, peer, counters in self._state.peers():
+            label = (str(peer.prefix),)
             for name, family in peers.items() if counters is not None else ():
-                family.add_metric((str(peer.prefix),), getattr(counters, name))
-        yield from peers.values()
+                family.add_metric(label, getattr(counters, name))
+            if device.port and peer.next_hop is not None:
+                told = device.unreachable.get(peer.next_hop)
+                unreachables.add_metric(label, 0 if told is None else told.count)
+                unreachable.add_metric(label, told is not None and told.reason is not None)
+        yield from (*peers.values(), unreachables, unreachable)
 
     def _gauges(self) -> Iterator[Metric]:
         state = self._state

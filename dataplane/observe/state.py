@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from dataplane.model import IPNetwork, Lease, Peer, PeerCounters
+from dataplane.model import IPAddress, IPNetwork, Lease, Peer, PeerCounters, UnreachableReason
 
 tun_queue = "tun_queue"  # the drop reason that the kernel counts for us, before the core sees a packet
 store_silence_s = 5.0
 status_socket = "status.sock"  # in the run directory
+unreachable_words: Mapping[UnreachableReason, str] = {
+    "port_closed": "port closed: no daemon listens there",
+    "host_unreachable": "host unreachable: it is off, or not where its lease says",
+    "no_route": "no route: the underlay knows no way to it",
+    "prohibited": "prohibited: a firewall rejects what is sent to it",
+}
 
 
 class Forwarding(Protocol):
@@ -45,9 +51,27 @@ class Forwarding(Protocol):
         """Dropped packets by reason."""
         ...
 
-    def peer_counters(self) -> dict[IPNetwork, PeerCounters]:
-        """Counters by overlay prefix."""
+    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
+        """Counters by overlay prefix: of those in `only` that are in the table, or of all."""
         ...
+
+
+@dataclass(slots=True)
+class PeerUnreachable:
+    """What ICMP "destination unreachable" said of one peer. Anybody can forge that: shown, never acted upon.
+
+    Attributes:
+        count: messages read.
+        reason: of the last one; None when it is over.
+        said_by: its sender.
+        since, last: Unix times in seconds, of the first one of the present trouble and of the last one.
+    """
+
+    said_by: IPAddress
+    since: float
+    last: float
+    count: int = 0
+    reason: UnreachableReason | None = None
 
 
 @dataclass(slots=True)
@@ -60,6 +84,7 @@ class DeviceState:
         direct: overlay prefixes that the kernel routes straight to their peers, past the device.
         admission: how much of what comes in is checked against the leases: "full", "sender only" or "none"; ""
             where there is nothing to check.
+        unreachable: peers of whom ICMP said so, by underlay address.
     """
 
     name: str
@@ -71,6 +96,7 @@ class DeviceState:
     queue_drops: Callable[[], int] | None = None
     direct: set[IPNetwork] = field(default_factory=set)
     admission: str = ""
+    unreachable: dict[IPAddress, PeerUnreachable] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

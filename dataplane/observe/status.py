@@ -9,7 +9,7 @@ import os
 from typing import Any
 
 from dataplane.model import Lease, Peer, PeerCounters
-from dataplane.observe.state import DeviceState, NodeState
+from dataplane.observe.state import DeviceState, NodeState, PeerUnreachable, unreachable_words
 from dataplane.place import here
 
 
@@ -73,6 +73,7 @@ def _device(state: NodeState, device: DeviceState) -> dict[str, Any]:
 
 
 def _peer(device: DeviceState, peer: Peer, counters: PeerCounters | None) -> dict[str, Any]:
+    told = None if peer.next_hop is None else device.unreachable.get(peer.next_hop)
     return {
         "subnet": str(peer.prefix),
         "public_ip": str(peer.next_hop),
@@ -83,6 +84,20 @@ def _peer(device: DeviceState, peer: Peer, counters: PeerCounters | None) -> dic
         "tx_bytes": None if counters is None else counters.tx_bytes,
         "rx_packets": None if counters is None else counters.rx_packets,
         "rx_bytes": None if counters is None else counters.rx_bytes,
+        "icmp_unreachables": 0 if told is None else told.count,
+        "unreachable": None if told is None else _unreachable(told),
+    }
+
+
+def _unreachable(told: PeerUnreachable) -> dict[str, Any] | None:
+    if told.reason is None:
+        return None
+    return {
+        "reason": told.reason,
+        "text": unreachable_words[told.reason],
+        "said_by": str(told.said_by),
+        "since": told.since,
+        "last": told.last,
     }
 
 

@@ -171,7 +171,9 @@ def test_a_reused_slot_begins_at_zero(vxlan_edges: Edges) -> None:
         vxlan_edges.send_tun(packet)
         vxlan_edges.recv_underlay()
         vxlan_edges.settled()
-        assert vxlan_edges.forwarder.peer_counters()[first] == PeerCounters(tx_packets=1, tx_bytes=len(packet))
+        expected = PeerCounters(tx_packets=1, tx_bytes=len(packet))
+        assert vxlan_edges.forwarder.peer_counters()[first] == expected
+        assert vxlan_edges.forwarder.peer_counters([first, second]) == {first: expected}
         vxlan_edges.forwarder.update([Peer(second, hop, peer_mac)], [first])
         assert vxlan_edges.forwarder.peer_counters()[second] == PeerCounters()
         vxlan_edges.forwarder.update([], [second])

@@ -51,8 +51,9 @@ def labs() -> Iterator[MakeLab]:
         pods: int = 1,
         backend_options: dict[str, object] | None = None,
         mtu: int = 1500,
+        options: tuple[str, ...] = (),
     ) -> Lab:
-        lab = Lab(net_conf(backend, ipv6=ipv6, options=backend_options), mtu=mtu)
+        lab = Lab(net_conf(backend, ipv6=ipv6, options=backend_options), mtu=mtu, options=options)
         made.append(lab)
         lab.start(*kinds, pods=pods)
         return lab

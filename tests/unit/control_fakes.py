@@ -7,7 +7,7 @@ asked; `VirtualClock` a clock that moves when somebody waits. Kernel behaviour i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_interface, ip_network
 from typing import Any
@@ -98,7 +98,7 @@ class FakeForwarder:
     def drops(self) -> dict[str, int]:
         return {}
 
-    def peer_counters(self) -> dict[IPNetwork, PeerCounters]:
+    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         return {}
 
 

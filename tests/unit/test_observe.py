@@ -11,10 +11,10 @@ import json
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from aiohttp import ClientSession, UnixConnector
@@ -22,12 +22,20 @@ from aiohttp import ClientSession, UnixConnector
 from dataplane.cli import status as status_command
 from dataplane.cli import status_view
 from dataplane.errors import HostError
-from dataplane.model import IPNetwork, Lease, LeaseAttrs, Peer, PeerCounters
+from dataplane.model import IPNetwork, Lease, LeaseAttrs, Peer, PeerCounters, UnreachableReason
 from dataplane.observe import health
 from dataplane.observe.health import Server
 from dataplane.observe.metrics import render
 from dataplane.observe.notify import notify, watchdog_period
-from dataplane.observe.state import Datapath, DeviceState, InterfaceState, NodeState, tun_queue
+from dataplane.observe.state import (
+    Datapath,
+    DeviceState,
+    InterfaceState,
+    NodeState,
+    PeerUnreachable,
+    tun_queue,
+    unreachable_words,
+)
 from dataplane.observe.status import document
 
 now_s = 1_000_000.0
@@ -53,7 +61,7 @@ class Forwarder:
     def drops(self) -> dict[str, int]:
         return {"send_no_route": 5, "receive_vni": 0}
 
-    def peer_counters(self) -> dict[IPNetwork, PeerCounters]:
+    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         return {subnet: PeerCounters(1, 20, 3, 40)}
 
 
@@ -137,6 +145,8 @@ def test_status_document_has_the_contracts_shape() -> None:
         "tx_bytes": 20,
         "rx_packets": 3,
         "rx_bytes": 40,
+        "icmp_unreachables": 0,
+        "unreachable": None,
     }
     assert body["drops"] == {"send_no_route": 5, "receive_vni": 0, "forged_encap": 0}
 
@@ -167,6 +177,7 @@ def test_metrics_text() -> None:
         'dataplane_peer_tx_bytes_total{peer="10.244.2.0/24"} 20.0',
         'dataplane_peer_rx_packets_total{peer="10.244.2.0/24"} 3.0',
         'dataplane_peer_rx_bytes_total{peer="10.244.2.0/24"} 40.0',
+        'dataplane_peer_icmp_unreachables_total{peer="10.244.2.0/24"} 0.0',
         "dataplane_ready 1.0",
         "dataplane_leases 1.0",
         "dataplane_refused_leases 1.0",
@@ -179,6 +190,43 @@ def test_metrics_text() -> None:
         assert line in lines, line
     names = [line.split()[2] for line in lines if line.startswith("# TYPE")]
     assert len(names) == len(set(names))
+
+
+def test_an_unreachable_peer_is_told_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
+    state, clock, _ = running()
+    status_view.show(document(state), now_s)
+    assert "ICMP" not in capsys.readouterr().out
+    said = PeerUnreachable(IPv4Address("198.51.100.9"), now_s, now_s, 1200, "prohibited")
+    state.devices["flannel.1"].unreachable[IPv4Address("192.0.2.2")] = said
+    clock.time += 5
+    (peer,) = json.loads(json.dumps(document(state)))["peers"]
+    assert peer["icmp_unreachables"] == 1200
+    assert peer["unreachable"] == {
+        "reason": "prohibited",
+        "text": "prohibited: a firewall rejects what is sent to it",
+        "said_by": "198.51.100.9",
+        "since": now_s,
+        "last": now_s,
+    }
+    status_view.show(document(state), clock.time)
+    row = next(line for line in capsys.readouterr().out.splitlines() if "prohibited" in line)
+    told = "10.244.2.0/24 1,200 5 s ago prohibited: a firewall rejects what is sent to it; says 198.51.100.9"
+    assert " ".join(row.split()) == told
+    said.said_by = IPv4Address("192.0.2.1")
+    status_view.show(document(state), clock.time)
+    assert "says this node" in capsys.readouterr().out
+    assert state.unready() == []  # anybody can forge it
+    lines = render(state).decode().splitlines()
+    assert 'dataplane_peer_icmp_unreachables_total{peer="10.244.2.0/24"} 1200.0' in lines
+    assert 'dataplane_peer_unreachable{peer="10.244.2.0/24"} 1.0' in lines
+    said.reason = None
+    (peer,) = document(state)["peers"]
+    assert (peer["icmp_unreachables"], peer["unreachable"]) == (1200, None)
+    assert 'dataplane_peer_unreachable{peer="10.244.2.0/24"} 0.0' in render(state).decode().splitlines()
+
+
+def test_every_reason_has_words() -> None:
+    assert set(unreachable_words) == set(get_args(UnreachableReason))
 
 
 def serve(state: NodeState, directory: Path, check: Callable[[ClientSession], Any], port: int = 0) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from dataclasses import replace
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import pytest
 from etcd_server import Place, attrs, run
@@ -101,6 +101,29 @@ def test_own_lease_is_taken_up_again_by_public_address(place: Place) -> None:
     assert again.key == first.key
     assert '"BackendType":"host-gw"' in place.raw()
     assert place.raw().count("subnets/") == 1
+
+
+@pytest.mark.parametrize("other", ["10.5.1.0-24", "10.5.9.0-24"])  # before ours and behind it
+def test_of_leases_with_our_address_the_oldest_is_ours(place: Place, other: str) -> None:
+    """It is the one that peers use; a later one may be anybody's."""
+    mac = "02:00:00:00:00:{:02x}"
+    place.configure(SubnetMin="10.5.34.0", SubnetMax="10.5.34.0")
+    mine = replace(attrs(1), backend_type="vxlan", backend_data={"VNI": 1, "VtepMAC": mac.format(1)})
+    first = acquire(place, mine)
+    place.configure()
+    place.put(other, json.dumps({"PublicIP": "192.0.2.1", "BackendData": {"VNI": 1, "VtepMAC": mac.format(9)}}))
+
+    async def earlier() -> Lease | None:
+        store = place.store()
+        try:
+            return await store.earlier(IPv4Address("192.0.2.1"))
+        finally:
+            await store.close()
+
+    found = run(earlier())
+    assert found is not None and (found.key, found.attrs) == (first.key, mine)
+    assert acquire(place, mine).key == first.key
+    assert other in place.raw()  # somebody else's to remove
 
 
 def test_own_lease_outside_the_configuration_is_replaced(place: Place) -> None:

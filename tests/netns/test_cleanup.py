@@ -330,3 +330,27 @@ def test_two_cleanups_at_once(made: list[Lab]) -> None:
         assert "Traceback" not in answer.stderr
         assert answer.returncode == 0 or "is in use by another daemon" in answer.stderr
     assert "nothing to remove" in cleanup(node)
+
+
+def test_after_a_cleanup_flannelds_device_is_left_alone(made: list[Lab]) -> None:
+    """The way back (docs/kubernetes.md): cleanup while neither runs, then a flanneld that finds our MAC in the store."""
+    lab = Lab(net_conf("vxlan"), options=("--datapath=kernel",))
+    made.append(lab)
+    lab.start("dataplane")
+    (node,) = lab.daemons
+    status = node.status()
+    assert status is not None
+    mac, subnet = status["lease"]["vtep_mac"], status["lease"]["subnet"]
+    node.stop_daemon()
+    assert node.run("tc", "filter", "show", "dev", "eth0", "ingress").stdout
+    assert "removed device flannel.1" in cleanup(node)
+    assert not node.run("tc", "filter", "show", "dev", "eth0", "ingress").stdout
+    node.batch(
+        f"link add flannel.1 address {mac} type vxlan id 1 dev eth0 local {node.address} dstport 8472 nolearning",
+        f"addr add {subnet.removesuffix('/24')}/32 dev flannel.1",
+        "link set flannel.1 up",
+        "route add 10.244.250.0/24 via 10.244.250.0 dev flannel.1 onlink",
+    )
+    before = host_state(node)
+    assert "nothing to remove" in cleanup(node)
+    assert host_state(node) == before

@@ -1,6 +1,7 @@
 """What the filter in front of a kernel vxlan device costs: CPU time per packet with it, beside CPU time without it.
 
     .venv/bin/python bench/admission.py
+    .venv/bin/python bench/admission.py --by nftables --leases 10000 --slices 40    # the set of senders, where BPF is refused
 
 Two nodes with the kernel's own vxlan, a pod on each, and the filter at both nodes' eth0, with as many leases as asked for.
 One thread owns both pods' sockets and is pinned, so that sending, the way through both nodes, the filter and receiving
@@ -13,6 +14,7 @@ processor reaches: the ratio of medians, with its 95 % bootstrap interval. Needs
 from __future__ import annotations
 
 import argparse
+import asyncio
 import ctypes
 import json
 import os
@@ -27,16 +29,20 @@ from statistics import median, quantiles
 
 from pyroute2 import IPRoute
 
+from dataplane.control import senders
+from dataplane.control.senders import Mechanism
 from dataplane.host import ingress
 from dataplane.host.admission import Admission
 from dataplane.host.admission_checks import Guarded
+from dataplane.host.senders_iptables import IptablesSenders
+from dataplane.host.senders_nft import NftSenders
 from dataplane.lab import enclosure
 from dataplane.lab.bench.contestants import Contestant
 from dataplane.lab.bench.stats import ratio_interval
 from dataplane.lab.bench.underlays import kinds
 from dataplane.lab.kernel_node import KernelNode, port, vni
 from dataplane.lab.topology import Pod
-from dataplane.model import Peer, VxlanLink
+from dataplane.model import IPNetwork, Peer, VxlanLink
 
 batch, payload_bytes = 64, 64
 udp_packets = 8_192  # a slice
@@ -76,7 +82,6 @@ class Filters:
 
     def __init__(self, nodes: list[KernelNode], leases: int, undo: ExitStack) -> None:
         self._places = []
-        self._there = False
         for node, other in zip(nodes, reversed(nodes), strict=True):
             own, theirs = node.lease, other.lease
             assert own.subnet is not None and theirs.subnet is not None
@@ -84,7 +89,7 @@ class Filters:
             made = Admission(Guarded(link, _mac(node), own.subnet))
             undo.callback(made.close)
             made.listen_at({IPv4Network(node.address)})
-            wanted = {theirs.subnet: Peer(theirs.subnet, other.address, _mac(other))}
+            wanted: dict[IPNetwork, Peer] = {theirs.subnet: Peer(theirs.subnet, other.address, _mac(other))}
             for number in range(1, leases):
                 subnet = IPv4Network(((172 << 24) + (number << 8), 24))
                 wanted[subnet] = Peer(subnet, IPv4Address("198.18.0.0") + number, number.to_bytes(6))
@@ -96,14 +101,41 @@ class Filters:
 
     def put(self, there: bool) -> None:
         """Put them in or take them out."""
-        if there == self._there:
-            return
-        self._there = there
         for made, netlink, index in self._places:
             if there:
                 made.attach(netlink, index)
             else:
                 ingress.detach(netlink, "flannel.1", index)
+
+
+class Sets:
+    """The set of senders of each node, in or out; says how long it takes to fill one, and to change one sender."""
+
+    def __init__(self, nodes: list[KernelNode], leases: int, by: str) -> None:
+        self._nodes = nodes
+        self._others = {str(IPv4Address("198.18.0.0") + number) for number in range(1, leases)}
+        self._make: Callable[[VxlanLink], Mechanism] = NftSenders if by == "nftables" else IptablesSenders
+        self.fill_s: list[float] = []
+        self.change_s: list[float] = []
+
+    def put(self, there: bool) -> None:
+        """Put them in or take them out."""
+        for node, other in zip(self._nodes, reversed(self._nodes), strict=True):
+            with _inside(node.name):
+                asyncio.run(self._put(node, other) if there else _remove())
+
+    async def _put(self, node: KernelNode, other: KernelNode) -> None:
+        made = self._make(VxlanLink("flannel.1", vni, port, node.address, "eth0", 1450))
+        begun = time.perf_counter()
+        await made.apply(self._others | {str(other.address)})
+        filled = time.perf_counter()
+        await made.change({"198.51.100.1"}, set())
+        self.fill_s.append(filled - begun)
+        self.change_s.append(time.perf_counter() - filled)
+
+
+async def _remove() -> None:
+    await senders.remove("flannel.1", (4,))
 
 
 def _mac(node: KernelNode) -> bytes:
@@ -174,26 +206,33 @@ workloads = {"udp64": (udp, "ns a packet", 1e9), "tcp": (tcp, "ns a KB", 1e12)}
 
 
 @contextmanager
+def _inside(namespace: str) -> Iterator[None]:
+    """This thread, and what it starts, is there for the body."""
+    with Path("/proc/self/ns/net").open() as home, Path(f"/run/netns/{namespace}").open() as there:
+        _setns(there.fileno())
+        try:
+            yield
+        finally:
+            _setns(home.fileno())
+
+
+@contextmanager
 def _socket(pod: Pod, kind: socket.SocketKind) -> Iterator[socket.socket]:
     """A socket in the pod's namespace."""
-    with Path("/proc/self/ns/net").open() as home, Path(f"/run/netns/{pod.name}").open() as there:
-        os_setns(there.fileno())
-        try:
-            made = socket.socket(socket.AF_INET, kind)
-        finally:
-            os_setns(home.fileno())
+    with _inside(pod.name):
+        made = socket.socket(socket.AF_INET, kind)
     with made:
         yield made
 
 
-def os_setns(namespace: int) -> None:
+def _setns(namespace: int) -> None:
     """setns(2) for network namespaces; Python has it since 3.12 only."""
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.setns(namespace, 0x40000000) < 0:  # CLONE_NEWNET
         raise OSError(ctypes.get_errno(), "setns")
 
 
-def measure(underlay: str, slices: int, leases: int) -> dict[str, dict[bool, list[float]]]:
+def measure(underlay: str, by: str, slices: int, leases: int) -> dict[str, dict[bool, list[float]]]:
     """Every workload's slices without (False) and with the filter."""
     found: dict[str, dict[bool, list[float]]] = {}
     with ExitStack() as undo:
@@ -201,20 +240,29 @@ def measure(underlay: str, slices: int, leases: int) -> dict[str, dict[bool, lis
         contestant = Contestant("kernel", made, None)
         undo.callback(contestant.close)
         nodes = [node for node in contestant.lab.nodes if isinstance(node, KernelNode)]
-        filters = Filters(nodes, leases, undo)
+        filters = Filters(nodes, leases, undo) if by == "bpf" else Sets(nodes, leases, by)
         _go_alone()
         undo.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
         for name, (make, _, _) in workloads.items():
             work = make(*contestant.pods, undo)
             samples: dict[bool, list[float]] = {False: [], True: []}
+            stands = False
             for number in range(slices):
                 there = number % 4 in (1, 2)
-                filters.put(there)
+                if there != stands:
+                    filters.put(there)
+                    stands = there
                 work()  # what the change itself made slow
                 samples[there].append(work())
                 time.sleep(0.02)  # others' turn
-            filters.put(False)
+            if stands:
+                filters.put(False)
             found[name] = samples
+        if isinstance(filters, Sets):
+            print(
+                f"{by}: {median(filters.fill_s):.2f} s to fill, {median(filters.change_s):.3f} s to change one",
+                file=sys.stderr,
+            )
     return found
 
 
@@ -248,6 +296,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slices", type=int, default=200, help="of each workload (default: 200)")
     parser.add_argument("--leases", type=int, default=1_000, help="in the filter (default: 1000)")
+    parser.add_argument(
+        "--by", choices=("bpf", "nftables", "iptables"), default="bpf", help="what checks (default: bpf)"
+    )
     parser.add_argument("--underlay", choices=("offloads", "segmenting"), action="append", help="default: both")
     parser.add_argument("--json", action="store_true", help="print every slice as JSON")
     args = parser.parse_args()
@@ -255,7 +306,7 @@ def main() -> int:
         return enclosure.run(sys.orig_argv)
     print(f"load {os.getloadavg()[0]:.1f}, {args.leases} leases", file=sys.stderr)
     for underlay in args.underlay or ("offloads", "segmenting"):
-        found = measure(underlay, args.slices, args.leases)
+        found = measure(underlay, args.by, args.slices, args.leases)
         if args.json:
             print(json.dumps({underlay: {name: {str(t): v for t, v in by.items()} for name, by in found.items()}}))
         else:

@@ -192,7 +192,7 @@ class Firewall:
         """Return the mechanism, how to remove its rules, and how to remove the other's."""
         if not self._enable_nftables:
             if iptables.available(self._enabled_versions()):
-                return iptables.Iptables(self._wanted), iptables.remove, nftables.remove
+                return iptables.Iptables(self._wanted), iptables.remove, _remove_all_but_iptables
             if nftables.available():
                 log.info("iptables is not installed: the firewall rules are made by nftables")
             else:
@@ -239,6 +239,13 @@ async def remove() -> None:
                 errors.append(str(error))
     if errors:
         raise HostError("; ".join(errors))
+
+
+async def _remove_all_but_iptables(versions: Iterable[int]) -> None:
+    """Remove what iptables, in the form in use, does not see; raises `HostError`."""
+    versions = tuple(versions)
+    await nftables.remove(versions)
+    await iptables.remove_others(versions)
 
 
 async def _remove_quietly(remove_rules: Remove, versions: Iterable[int]) -> None:

@@ -117,6 +117,7 @@ class Senders:
                 await made.apply(self._senders)
             except HostError as second:
                 raise HostError(f"{error}; {second}") from second
+            await senders_iptables.remove(self._link.name, (version,), others_alone=True)
         else:
             await senders_iptables.remove(self._link.name, (version,))
         self._mechanism, self._counted = made, 0

@@ -1,7 +1,7 @@
 """The rules in iptables: chains of our own in nat, filter and mangle, and one jump to each.
 
 What must stay true: a chain's rules are replaced in one transaction of iptables-restore, so there is no moment without
-them; a jump that is there stays where it is; chains and rules of others are not touched. Ours are our chains, the
+them; a jump that is there stays where it is, but that to a chain that must be first comes before whatever accepts; chains and rules of others are not touched. Ours are our chains, the
 jumps to them, and rules with flannel's comments in the base chains, which early flannel put there directly. Works the
 same over nf_tables and over the legacy kernel interface. Source: flannel pkg/trafficmngr/iptables.
 """
@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
 
 from dataplane.errors import HostError, HostFault
 from dataplane.host.command import ask, call, find
@@ -18,7 +20,14 @@ from dataplane.host.rules import Chain, Overlay, Wanted, chains, first_chains, i
 marks = (b"FLANNEL-", b"DATAPLANE-", b"POSTROUTING\0", b"FORWARD\0", b"INPUT\0")
 """What a notice of the kernel holds if it may concern these rules (a deleted rule is reported by its chain alone)."""
 
-Listing = list[tuple[list[str], list[str]]]
+
+class Found(NamedTuple):
+    """What is there of a chain: our rules in the base chain, the chain itself, and whether an accept keeps packets from it."""
+
+    jumps: list[str]
+    own: list[str]
+    late: bool
+
 
 _random_since = (1, 6, 2)  # flannel pkg/trafficmngr/iptables: --random-fully, and --wait of iptables-restore
 
@@ -35,7 +44,7 @@ class Iptables:
 
     def __init__(self, wanted: Wanted) -> None:
         self._wanted = wanted
-        self._listed: Listing = []
+        self._listed: list[Found] = []
 
     async def apply(self) -> None:
         """Put the rules in, whatever was in our chains before; take out a chain that is not wanted.
@@ -52,9 +61,9 @@ class Iptables:
             for chain in chains:
                 await self._put(chain, overlay)
         listed = await self._list()
-        for (chain, overlay), (jumps, own) in zip(self._places(), listed, strict=True):
+        for (chain, overlay), found in zip(self._places(), listed, strict=True):
             # `own` begins with the chain itself.
-            if len(jumps) != 1 or len(own) != 1 + len(self._wanted.rules(chain, overlay)):
+            if found.late or len(found.jumps) != 1 or len(found.own) != 1 + len(self._wanted.rules(chain, overlay)):
                 raise HostError(f"{chain.name}: somebody else changed this chain while it was written")
         self._listed = listed
 
@@ -85,25 +94,26 @@ class Iptables:
         wanted = self._wanted
         return [(chain, overlay) for overlay in wanted.overlays for chain in chains if wanted.rules(chain, overlay)]
 
-    async def _list(self) -> Listing:
-        return [await _look(chain, overlay.version) for chain, overlay in self._places()]
+    async def _list(self) -> list[Found]:
+        return [await _look(chain, tool_name(overlay.version)) for chain, overlay in self._places()]
 
     async def _put(self, chain: Chain, overlay: Overlay) -> None:
         rules = self._wanted.rules(chain, overlay)
         if not rules:
-            await _remove_chain(chain, overlay.version)
+            await _remove_chain(chain, tool_name(overlay.version))
             return
-        modern = await _version(overlay.version) >= _random_since
-        jumps, _ = await _look(chain, overlay.version)
+        modern = await _version(tool_name(overlay.version)) >= _random_since
+        found = await _look(chain, tool_name(overlay.version))
         jump = iptables_jump(chain)
-        old = list(jumps)
-        if jump in old:
+        old = list(found.jumps)
+        stays = jump in old and not found.late
+        if stays:
             old.remove(jump)
         lines = [f":{chain.name} - [0:0]", *map(_deletion, old)]
-        if jump not in jumps:
+        if not stays:
             lines.append(jump.replace("-A", "-I", 1) if chain in first_chains else jump)
         lines += [iptables_rule(chain, rule, self._wanted.random_fully and modern) for rule in rules]
-        await restore(chain.table, overlay.version, lines)
+        await restore(chain.table, tool_name(overlay.version), lines)
 
 
 async def remove(versions: Iterable[int]) -> None:
@@ -113,42 +123,83 @@ async def remove(versions: Iterable[int]) -> None:
         HostError: a tool refused.
     """
     for version in versions:
-        for chain in chains if available((version,)) else ():
-            await _remove_chain(chain, version)
+        if available((version,)):
+            for tool in (tool_name(version), *await other_tools(version)):
+                await _remove_chains(tool)
 
 
-async def _remove_chain(chain: Chain, version: int) -> None:
-    jumps, own = await _look(chain, version)
-    if jumps or own:
-        emptied = [f":{chain.name} - [0:0]", *map(_deletion, jumps), f"-X {chain.name}"]
-        await restore(chain.table, version, emptied)
+async def remove_others(versions: Iterable[int]) -> None:
+    """Remove those that only the other form of iptables sees, of a time when `iptables` meant that one.
+
+    Raises:
+        HostError: a tool refused.
+    """
+    for version in versions:
+        for tool in await other_tools(version):
+            await _remove_chains(tool)
 
 
-async def _look(chain: Chain, version: int) -> tuple[list[str], list[str]]:
-    """Return our rules in the base chain, and our chain; nothing where there is none."""
+async def other_tools(version: int) -> list[str]:
+    """Return the tool of the form that `iptables` is not (legacy or nf_tables), where it is installed and may find rules.
+
+    Raises:
+        HostError: iptables cannot be run.
+    """
+    tool = tool_name(version)
+    legacy = "nf_tables" in await call(tool, "--version")
+    other = f"{tool}-{'legacy' if legacy else 'nft'}"
+    if not (find(other) and find(f"{other}-restore") and find(f"{other}-save")):
+        return []
+    # The legacy tool would make its tables by looking for them.
+    return [] if legacy and not _has_legacy_tables(version) else [other]
+
+
+def _has_legacy_tables(version: int) -> bool:
+    try:
+        return bool(Path(f"/proc/net/{'ip' if version == 4 else 'ip6'}_tables_names").read_text())
+    except OSError:
+        return False
+
+
+async def _remove_chains(tool: str) -> None:
+    for chain in chains:
+        await _remove_chain(chain, tool)
+
+
+async def _remove_chain(chain: Chain, tool: str) -> None:
+    found = await _look(chain, tool)
+    if found.jumps or found.own:
+        emptied = [f":{chain.name} - [0:0]", *map(_deletion, found.jumps), f"-X {chain.name}"]
+        await restore(chain.table, tool, emptied)
+
+
+async def _look(chain: Chain, tool: str) -> Found:
+    """Return what is there; nothing where there is none. What chains of others accept before ours is not looked into."""
     # By chain, because a node's kube-proxy may have a hundred thousand rules beside ours.
     listings = []
     for name in (chain.base, chain.name):
-        _, out, _ = await ask(tool_name(version), "-w", "-t", chain.table, "-S", name)
+        _, out, _ = await ask(tool, "-w", "-t", chain.table, "-S", name)
         listings.append(out.splitlines())
     base, own = listings
     ours = re.compile(rf'--comment "{chain.comment}"( |$)|-[jg] {chain.name}( |$)')
-    return [line for line in base if ours.search(line)], own
+    jumps = [line for line in base if ours.search(line)]
+    before = base[: base.index(jumps[0])] if jumps and chain in first_chains else []
+    return Found(jumps, own, any(line.endswith(" -j ACCEPT") for line in before))
 
 
-async def restore(table: str, version: int, lines: Iterable[str]) -> None:
+async def restore(table: str, tool: str, lines: Iterable[str]) -> None:
     """Do what these lines say to a table, in one transaction.
 
     Raises:
         HostError: a tool is missing or refused.
     """
     text = "\n".join((f"*{table}", *lines, "COMMIT", ""))
-    wait = await _version(version) >= _random_since
-    await call(f"{tool_name(version)}-restore", "--noflush", *(["--wait"] if wait else []), given=text)
+    wait = await _version(tool) >= _random_since
+    await call(f"{tool}-restore", "--noflush", *(["--wait"] if wait else []), given=text)
 
 
-async def _version(version: int) -> tuple[int, ...]:
-    said = await call(tool_name(version), "--version")
+async def _version(tool: str) -> tuple[int, ...]:
+    said = await call(tool, "--version")
     found = re.search(r"v(\d+)\.(\d+)\.(\d+)", said)
     return tuple(map(int, found.groups())) if found else (0,)
 

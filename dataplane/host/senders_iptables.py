@@ -17,7 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from dataplane.errors import HostError
 from dataplane.host.command import ask
-from dataplane.host.iptables import available, restore, tool_name
+from dataplane.host.iptables import available, other_tools, restore, tool_name
 from dataplane.model import VxlanLink
 
 _table = "mangle"  # before whatever accepts in filter
@@ -66,11 +66,11 @@ class IptablesSenders:
 
     async def look(self, senders: Collection[str]) -> tuple[bool, int]:
         """Return whether all is as we left it with these senders, and how many packets were dropped since `apply`."""
-        listed, dropped = await _look(self._version, self._root)
+        listed, dropped = await _look(tool_name(self._version), self._root)
         return listed == self._listed and self._senders == set(senders), dropped
 
     async def _apply(self, senders: Collection[str]) -> None:
-        listed, _ = await _look(self._version, self._root)
+        listed, _ = await _look(tool_name(self._version), self._root)
         before: Chains = dict.fromkeys(_chains_of(listed), ())
         jumps = [line for line in listed if line.startswith("-A INPUT ")]
         first = [f":{_drops(self._root)} - [0:0]", f"-A {_drops(self._root)} -j DROP"]
@@ -80,8 +80,8 @@ class IptablesSenders:
     async def _write(self, senders: Collection[str], before: Chains, others: Sequence[str]) -> None:
         """Write what is not as `before` has it, and `others` (in the middle, where chains exist and are used yet)."""
         chains = await asyncio.to_thread(self._wanted, senders)
-        await restore(_table, self._version, _difference(before, chains, others))
-        listed, _ = await _look(self._version, self._root)
+        await restore(_table, tool_name(self._version), _difference(before, chains, others))
+        listed, _ = await _look(tool_name(self._version), self._root)
         if len(listed) != len(chains) + 1 + sum(map(len, chains.values())) + 1 + 1:  # drops, its rule, the jump
             raise HostError(
                 f"{tool_name(self._version)}: somebody else changed chain {self._root} while it was written"
@@ -102,20 +102,30 @@ class IptablesSenders:
         return chains
 
 
-async def remove(device: str, versions: Iterable[int]) -> bool:
-    """Remove the device's chains, if iptables and they are there; returns whether they were. Raises `HostError`."""
+async def remove(device: str, versions: Iterable[int], *, others_alone: bool = False) -> bool:
+    """Remove the device's chains, if iptables and they are there; returns whether they were. Raises `HostError`.
+
+    Args:
+        others_alone: only those that the form of iptables in use does not see.
+    """
     removed = False
-    root = _name(device)
     for version in versions:
-        if not available((version,)) or (await ask(tool_name(version), "-w", "-t", _table, "-S", root))[0] != 0:
+        if not available((version,)):
             continue
-        listed, _ = await _look(version, root)
-        chains = _chains_of(listed)
-        jumps = [_other("-D", line) for line in listed if line.startswith("-A INPUT ")]
-        lines = [*jumps, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)]
-        await restore(_table, version, lines)
-        removed = True
+        ours = () if others_alone else (tool_name(version),)
+        for tool in (*ours, *await other_tools(version)):
+            removed = await _remove_by(tool, _name(device)) or removed
     return removed
+
+
+async def _remove_by(tool: str, root: str) -> bool:
+    if (await ask(tool, "-w", "-t", _table, "-S", root))[0] != 0:
+        return False
+    listed, _ = await _look(tool, root)
+    chains = _chains_of(listed)
+    jumps = [_other("-D", line) for line in listed if line.startswith("-A INPUT ")]
+    await restore(_table, tool, [*jumps, *(f"-F {chain}" for chain in chains), *(f"-X {chain}" for chain in chains)])
+    return True
 
 
 def _tree(root: str, chain: str, senders: Sequence[int], bits: int) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -151,9 +161,9 @@ def _difference(before: Chains, after: Chains, others: Sequence[str]) -> list[st
     ]
 
 
-async def _look(version: int, root: str) -> tuple[list[str], int]:
+async def _look(tool: str, root: str) -> tuple[list[str], int]:
     """Return chains and rules of this root and the jumps to it, without counts, and what was dropped."""
-    _, out, _ = await ask(f"{tool_name(version)}-save", "-c", "-t", _table)
+    _, out, _ = await ask(f"{tool}-save", "-c", "-t", _table)
     return await asyncio.to_thread(_ours, out, root)
 
 

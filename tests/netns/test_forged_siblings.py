@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from ipaddress import IPv4Address
 from pathlib import Path
 
 from firewall_places import Network, deadline_s, isolated, kinds, make_firewall, run_body
@@ -15,9 +16,14 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
+from dataplane.control import firewall, senders
 from dataplane.control.firewall import Firewall
+from dataplane.control.senders import Senders
+from dataplane.host import command
 from dataplane.host.rules import Encap
+from dataplane.host.senders_iptables import IptablesSenders
 from dataplane.lab.commands import run
+from dataplane.model import VxlanLink
 from dataplane.observe.state import NodeState
 
 _frames = str(Path(__file__).with_name("raw_frames.py"))
@@ -187,6 +193,66 @@ async def test_other_shapes(kind: str) -> None:
     run(None, "nft", "-f", "-", given=f"delete table ip nat1\ntable ip nat2 {{ {service} 192.0.2.1:8472; }}; }}")
     assert await pod.left(IP(**{**peer4, "dst": "10.96.0.1"}) / UDP(sport=5, dport=54) / Raw(bytes(60))) == []
     await dropped(wall, state, len(shapes) + 2)
+
+
+@isolated("iptables-nft", "iptables-legacy")
+async def test_an_accept_before_ours_is_overtaken(kind: str) -> None:
+    """In filter it comes later anyway; in mangle our jump is put before it again, once."""
+    pod, wall, state = await besieged(kind)
+    for tool in ("iptables", "ip6tables"):
+        run(None, tool, "-I", "FORWARD", "-j", "ACCEPT")
+        run(None, tool, "-t", "mangle", "-I", "FORWARD", "-j", "ACCEPT")
+    assert await wall.ensure() is True
+    assert await pod.left(IP(**peer4) / forged, IPv6(**peer6) / forged) == []
+    await dropped(wall, state, 2)
+    assert await wall.ensure() is False
+    listed = run(None, "iptables", "-t", "mangle", "-S", "FORWARD").stdout.splitlines()
+    assert [line.split()[-1] for line in listed[1:]] == ["DATAPLANE-ENCAP-FWD", "ACCEPT"]
+
+
+@isolated("iptables-nft", "iptables-legacy", "nftables")
+async def test_rules_of_the_other_form_of_iptables_go(kind: str) -> None:
+    """`iptables` meant the other one in an earlier life: its chains would go on dropping by what was true then."""
+    forms = ["nft", "legacy"] if kind == "iptables-legacy" else ["legacy", "nft"]
+    link = VxlanLink("flannel.1", 1, 8472, IPv4Address("192.0.2.1"), "eth0", 1450)
+    path = os.environ["PATH"]
+
+    def use(form: str) -> None:
+        tools = Path(f"/run/{form}")
+        tools.mkdir(exist_ok=True)
+        for name in ("iptables", "ip6tables"):
+            for suffix in ("", "-restore", "-save"):
+                if not (tools / f"{name}{suffix}").exists():
+                    (tools / f"{name}{suffix}").symlink_to(f"/usr/sbin/{name}-{form}{suffix}")
+        os.environ["PATH"] = command._path = f"{tools}:{path}"
+
+    def left(form: str) -> list[str]:
+        lines = [
+            line
+            for version in ("ip", "ip6")
+            for table in ("mangle", "filter", "nat")
+            for line in run(None, f"/usr/sbin/{version}tables-{form}-save", "-t", table).stdout.splitlines()
+        ]
+        return [line for line in lines if "DATAPLANE" in line or "FLANNEL" in line or "DP-" in line]
+
+    for remove in (False, True):
+        use(forms[0])
+        old, _ = make_firewall("iptables", ipv6=True, encap=Encap(8472, "eth0"))
+        await old.open()
+        await IptablesSenders(link).apply({"192.0.2.77"})
+        assert left(forms[0])
+        use(forms[1])
+        if remove:
+            await firewall.remove()
+            assert await senders.remove("flannel.1")
+        else:
+            new, _ = make_firewall(kind, ipv6=True, encap=Encap(8472, "eth0"))
+            await new.open()
+            made = Senders(link, {}, NodeState())
+            await made.ensure()
+            assert made.means == "nftables"
+        assert left(forms[0]) == []
+        assert bool(left(forms[1])) is (not remove and kind != "nftables")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from dataplane import bpf
 from dataplane.bpf_assembler import Assembler
 from dataplane.control.admission import AdmissionKeeper
 from dataplane.host import command, ingress
+from dataplane.host.admission import Admission
 from dataplane.host.admission_checks import Guarded
 from dataplane.host.netlink import Host
 from dataplane.model import Peer, VxlanLink
@@ -132,6 +133,28 @@ def test_where_there_is_no_bpf_there_is_nothing_to_detach(
     monkeypatch.setattr(bpf, "_bpf", refuse)
     assert not ingress.detach(netlink, "one", index)
     assert not ingress.is_attached(netlink, "one", index)
+
+
+def test_older_kernels_get_the_part_that_they_understand(
+    netlink: IPRoute, index: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their verifier does not know the fields about trains and super-packets; what is left must be accepted too."""
+    lengths: list[int] = []
+    attach = ingress.attach
+
+    def refuse_twice(netlink: IPRoute, program: bytes, name: str, index: int) -> str:
+        lengths.append(len(program))
+        if len(lengths) < 3:
+            raise bpf.BpfError("load a BPF program", errno.EACCES)
+        return attach(netlink, program, name, index)
+
+    monkeypatch.setattr(ingress, "attach", refuse_twice)
+    link = VxlanLink("flannel.1", 1, 8472, IPv4Address("192.0.2.1"), "guarded", 1450)
+    made = Admission(Guarded(link, bytes(6), IPv4Network("10.244.1.0/24")))
+    assert made.attach(netlink, index) == "clsact"
+    assert made.is_attached(netlink, index)
+    assert lengths == sorted(lengths, reverse=True) and len(set(lengths)) == 3
+    made.close()
 
 
 def test_the_services_capabilities_are_enough(index: int) -> None:

@@ -25,13 +25,15 @@ import pytun
 import uvloop
 from pyroute2.netlink import nlsocket
 
-from dataplane.errors import HostError
+from dataplane.errors import HostError, HostFault
 from dataplane.host.devconf import prepare_tun
 from dataplane.host.interface import InterfaceChoice, choose
 from dataplane.host.netlink import Host, Link, Route
 from dataplane.host.sockets import close_all, open_receive, open_sources, receive_buffer_bytes, send_buffer_bytes
 from dataplane.host.sysctl import read_sysctl, write_sysctl
 from dataplane.host.tun import Tun, open_tun
+from dataplane.host.vxlan import ensure_device, supported
+from dataplane.model import VxlanLink
 
 Body = Callable[[Host], Awaitable[None]]
 
@@ -573,6 +575,22 @@ async def test_interface_choice_on_real_links(host: Host) -> None:
         await choose(host, InterfaceChoice(), ipv4=True, ipv6=False)
     with pytest.raises(HostError, match=r"couldn't lookup route to 203.0.113.1"):
         await choose(host, InterfaceChoice(can_reach="203.0.113.1"), ipv4=True, ipv6=False)
+
+
+@isolated
+async def test_a_vxlan_device_that_has_our_vni_and_port_is_named_and_one_of_the_other_family_is_not_in_the_way(
+    host: Host,
+) -> None:
+    mac = bytes.fromhex("020000000001")
+    wanted = VxlanLink("flannel.1", 1, 8472, IPv4Address("192.0.2.1"), "eth0", 1450)
+    veth("192.0.2.1/24", "2001:db8::1/64")
+    ip("link add theirs type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472")
+    with pytest.raises(HostFault, match="the device theirs has its VNI 1 and port 8472"):
+        await ensure_device(host, wanted, mac)
+    ip("link delete theirs")
+    ip("link add theirs type vxlan id 1 local 2001:db8::1 dev eth0 dstport 8472")
+    _, made = await ensure_device(host, wanted, mac)
+    assert made == mac and await supported(host) == ""
 
 
 if __name__ == "__main__":

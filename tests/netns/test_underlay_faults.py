@@ -147,8 +147,9 @@ def lease_is_at(net: Net, *, new: bool) -> None:
 
     def told() -> bool:
         lease = (net.node.status() or {}).get("lease") or {}
+        ours = {lease.get("public_ip"), lease.get("public_ipv6")} - {None}  # udp has one for both families
         hops = {row["public_ip"] for row in (net.peer.status() or {}).get("peers", ())}
-        return wanted <= {lease.get("public_ip"), lease.get("public_ipv6")} and bool(hops) and hops <= wanted
+        return bool(ours) and bool(hops) and ours | hops <= wanted
 
     wait_for(told, 30, f"the lease and the peer's table to be at {wanted}")
 

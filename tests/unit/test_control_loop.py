@@ -13,7 +13,8 @@ from control_fakes import Node, backend, conf, go, lease, opened, own, run_until
 
 from dataplane.backends.base import DevicePlan
 from dataplane.control.batches import batches
-from dataplane.errors import StoreError
+from dataplane.errors import HostError, StoreError
+from dataplane.host.netlink import Route
 from dataplane.model import (
     Lease,
     LeaseGone,
@@ -153,6 +154,32 @@ def test_timer_finds_what_no_notice_told() -> None:
         node.net.routed.clear()
         await run_until(node.in_place, node.control.resync())
         assert 5 < node.clock.now() - start_s <= 11
+
+    go(scenario())
+
+
+def test_a_start_is_not_over_before_what_failed_was_done_which_is_tried_again_soon() -> None:
+    async def scenario() -> None:
+        node = await opened()
+        node.net.routed.clear()
+        add, refusals = node.net.add_route, [HostError("cannot add a route")]
+
+        async def refused(route: Route) -> None:
+            if refusals:
+                raise refusals.pop()
+            await add(route)
+
+        node.net.add_route = refused  # type: ignore[method-assign]
+        seen: list[bool] = []
+
+        async def start() -> None:
+            await node.control.stand()
+            seen.append(node.in_place())
+            await asyncio.get_running_loop().create_future()
+
+        await run_until(lambda: bool(seen), node.control.resync(), start())
+        assert seen == [True] and not refusals
+        assert node.clock.now() - start_s < 5
 
     go(scenario())
 

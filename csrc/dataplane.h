@@ -89,15 +89,18 @@ struct dp_peer_counters {
  * would have been. A packet that came is in one counter: it left (tx_packets, rx_packets) or was dropped.
  */
 struct dp_counters {
-	uint64_t tx_packets;         /* that the underlay took */
+	uint64_t tx_packets;         /* that the kernel took to send; what it loses of them then: docs/losses.md */
 	uint64_t tx_bytes;
 	uint64_t rx_packets;         /* that the TUN took */
 	uint64_t rx_bytes;
+	uint64_t tun_packets;        /* that the TUN gave; each is counted here first, then as sent or dropped */
 	uint64_t tun_reads;          /* successful reads of the TUN (super-packets count once) */
 	uint64_t tun_writes;
 	uint64_t underlay_sends;     /* datagram trains handed to the kernel */
+	uint64_t underlay_full;      /* sends that the kernel refused for want of room, and told its own UDP counter of */
 	uint64_t tunnel_sends;       /* super-packets that left whole */
 	uint64_t underlay_receives;  /* datagram trains taken from the kernel */
+	uint64_t underlay_datagrams; /* that they were; a super-packet that nobody cut is one */
 	uint64_t icmp_sent;          /* ICMP errors written to the TUN */
 	uint64_t table_changes;      /* times this worker took a newer forwarding table */
 	uint64_t handovers;          /* times a queue or socket went to the bulk worker, or came back */

@@ -140,6 +140,7 @@ struct worker {
 	_Atomic(const struct fib *) table;
 	struct dp_counters counters;
 	struct dp_peer_counters *peers;  /* by slot */
+	uint32_t full_sources;           /* bits of the sockets whose send buffer was full at some time */
 	uint16_t outer_id;               /* IPv4 ID of the next datagram that we make the outer header of */
 	double icmp_tokens[icmp_errors];
 	uint64_t icmp_refilled_ns[icmp_errors];

@@ -220,6 +220,7 @@ void receive_train(struct worker *w, const struct fib *fib, const struct sockadd
 		arrival.gso_hint = segment;
 		segment = len;
 	}
+	count(&w->counters.underlay_datagrams, segment ? (len + segment - 1) / segment : 1);
 	do {
 		arrival.data = data + at;
 		arrival.len = len - at < segment ? len - at : segment;
@@ -242,6 +243,7 @@ int receive_burst(struct worker *w, const struct fib *fib, int fd, bool *is_full
 		uint8_t outer_ecn;
 
 		if (message->msg_hdr.msg_flags & MSG_TRUNC) {
+			count(&w->counters.underlay_datagrams, 1);
 			count(&w->counters.drop_receive_truncated, 1);
 			continue;
 		}

@@ -154,10 +154,12 @@ static uint32_t send_packet(struct worker *w, const struct fib *fib, uint8_t *da
 	bool is_super = offload->gso_type != VIRTIO_NET_HDR_GSO_NONE;
 
 	if (!ip_parse(data, len, &ip) || ip.len != len) {
+		count(&w->counters.tun_packets, 1);
 		count(&w->counters.drop_send_malformed, 1);
 		return 0;
 	}
 	packets = is_super ? ip_segments(&ip, offload->gso_size) : 1;
+	count(&w->counters.tun_packets, packets);
 	peer = route(w, fib, &ip, packets);
 	if (!peer)
 		return 0;

@@ -145,12 +145,18 @@ static void count_sent(struct worker *w, const struct train *train, uint32_t dat
 	underlay_count(w, train->peer, datagrams, bytes - datagrams * w->dp->encap.overhead);
 }
 
-static void count_failure(struct worker *w, uint32_t datagrams)
+/* The kernel counts in its SndbufErrors a send for which there is no memory and, once a socket's buffer was full, whatever else
+ * that socket is refused (Linux net/ipv4/udp.c, udp_sendmsg): whoever reads that counter can take off what we know of.
+ */
+static void count_failure(struct worker *w, uint32_t source, uint32_t datagrams)
 {
-	if (errno == EAGAIN || errno == ENOBUFS)
-		count(&w->counters.drop_send_full, datagrams);
-	else
-		count(&w->counters.drop_send_error, datagrams);
+	bool is_full = errno == EAGAIN || errno == ENOBUFS;
+
+	if (errno == EAGAIN)
+		w->full_sources |= 1u << source;
+	if (is_full || w->full_sources & 1u << source)
+		count(&w->counters.underlay_full, 1);
+	count(is_full ? &w->counters.drop_send_full : &w->counters.drop_send_error, datagrams);
 }
 
 /* A train that the kernel refused as such goes out datagram by datagram. EIO means that this route's device can never
@@ -163,6 +169,8 @@ static void send_singly(struct worker *w, const struct train *train, int fd)
 
 	if (errno == EIO)
 		w->offloads &= ~(uint32_t)DP_OFFLOAD_UDP_SEGMENT;
+	if (w->full_sources & 1u << train->source)
+		count(&w->counters.underlay_full, 1);
 	for (uint32_t at = train->first;; at = batch->datagram[at].next) {
 		struct iovec iov = {batch->datagram[at].data, batch->datagram[at].len};
 		union send_control control;
@@ -172,7 +180,7 @@ static void send_singly(struct worker *w, const struct train *train, int fd)
 		if (sendmsg(fd, &message, MSG_DONTWAIT) >= 0)
 			count_sent(w, train, 1, batch->datagram[at].len);
 		else
-			count_failure(w, 1);
+			count_failure(w, train->source, 1);
 		if (at == train->last)
 			return;
 	}
@@ -199,7 +207,7 @@ static void send_messages(struct worker *w, int fd, uint32_t messages)
 		if (train->segments > 1 && (errno == EIO || errno == EINVAL || errno == EMSGSIZE))
 			send_singly(w, train, fd);
 		else
-			count_failure(w, train->segments);
+			count_failure(w, train->source, train->segments);
 		done++;
 	}
 }

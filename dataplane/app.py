@@ -56,6 +56,7 @@ from dataplane.errors import (
     StoreError,
 )
 from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
+from dataplane.host.kernel_counters import unsent_from_now
 from dataplane.host.limits import raise_descriptor_limit
 from dataplane.host.netlink import Host
 from dataplane.host.rules import Encap
@@ -212,6 +213,7 @@ class Daemon:
     def _show(self, external: ExternalInterface) -> None:
         address = str(external.address or external.address6)
         self._state.interface = InterfaceState(external.name, address, external.mtu, external.reason)
+        self._state.interface_drops = unsent_from_now(external.name)
 
 
 class _Life:

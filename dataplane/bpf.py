@@ -60,6 +60,7 @@ class Hook:
 xdp_driver = Hook(6, 37, 4)  # flags: linux/if_link.h XDP_FLAGS_DRV_MODE
 socket_filter = Hook(1, 0)
 tc_ingress = Hook(3, 46)  # BPF_TCX_INGRESS, Linux 6.6
+tc_egress = Hook(3, 47)
 
 
 def redirecting(helper: Helper, ifindex: int) -> bytes:

@@ -13,7 +13,7 @@ from dataplane.bpf import Helper
 _sizes = {1: 0x10, 2: 0x08, 4: 0x00, 8: 0x18}
 _from_memory, _to_memory, _constant_to_memory, _atomic = 0x61, 0x63, 0x62, 0xC3  # LDX, STX, ST, STX in mode ATOMIC
 _alu, _jump, _by_register = 0x07, 0x05, 0x08  # ALU64, JMP
-_add, _and, _shift_left, _shift_right, _move = 0x00, 0x50, 0x60, 0x70, 0xB0
+_add, _subtract, _divide, _and, _shift_left, _shift_right, _move = 0x00, 0x10, 0x30, 0x50, 0x60, 0x70, 0xB0
 _always, _equal, _more, _unequal = 0x00, 0x10, 0x20, 0x50
 
 
@@ -74,6 +74,14 @@ class Assembler:
     def add_register(self, to: int, register: int) -> None:
         """to += register"""
         self._put(_alu | _by_register | _add, to, register)
+
+    def subtract_register(self, to: int, register: int) -> None:
+        """to -= register"""
+        self._put(_alu | _by_register | _subtract, to, register)
+
+    def divide_register(self, to: int, register: int) -> None:
+        """to /= register, unsigned; by 0 it is 0"""
+        self._put(_alu | _by_register | _divide, to, register)
 
     def bit_and(self, to: int, value: int) -> None:
         """to &= value, below 2**31"""

@@ -21,6 +21,7 @@ drop_words = {
     "send_error": "the network refused the datagram",
     "send_full": "the sending socket's buffer is full",
     "receive_unknown_sender": "sender holds no lease",
+    "send_neighbour": "the next hop to the peer does not answer (ARP, neighbour discovery)",
     "receive_socket": "our socket's buffer was full, or the outer checksum wrong",
     "receive_short": "too short for its headers",
     "receive_truncated": "longer than any datagram we take",
@@ -38,9 +39,17 @@ drop_words = {
     "receive_ttl": "TTL used up on the way in",
     "tun_error": "the TUN device refused the packet",
     "tun_full": "the TUN device's queue is full",
-    "tun_queue": "pods sent faster than the workers read (large packets count once)",
+    "tun_queue": "pods sent faster than the workers read",
+    "device_send": "the kernel's vxlan device had no way for it (large packets count once)",
+    "device_receive": "the kernel's vxlan device refused it (large packets count once)",
     "forged_encap": "encapsulation that this node does not send itself: a pod forged it",
     "icmp_limited": "ICMP error not made, too many already",
+}
+host_drop_words = {
+    "receive_udp": "datagrams that no socket got: wrong checksum or length, or another program's buffer full",
+    "receive_fragments": "pieces of which the rest did not come",
+    "send_queue": "the network device's queue was full, or another program's send buffer",
+    "interface_send": "the external interface could not send it",
 }
 
 
@@ -68,7 +77,10 @@ def show(document: dict[str, Any], now: float) -> None:
         console.print(_unreachable(unreachable, _own_addresses(document), now))
     drops = {reason: count for reason, count in document["drops"].items() if count}
     if drops:
-        console.print(_drops(drops))
+        console.print(_drops(drops, "dropped", drop_words))
+    drops = {reason: count for reason, count in document.get("host_drops", {}).items() if count}
+    if drops:
+        console.print(_drops(drops, "lost by the host", host_drop_words))
 
 
 def _facts(document: dict[str, Any], now: float) -> Table:
@@ -143,8 +155,8 @@ def _unreachable(peers: list[dict[str, Any]], own: set[str], now: float) -> Tabl
     return table
 
 
-def _drops(drops: dict[str, int]) -> Table:
-    table = Table("dropped", "packets", "meaning", box=SIMPLE)
+def _drops(drops: dict[str, int], title: str, words: dict[str, str]) -> Table:
+    table = Table(title, "packets", "meaning", box=SIMPLE)
     for reason, count in sorted(drops.items(), key=lambda item: -item[1]):
-        table.add_row(reason, f"{count:,}", drop_words.get(reason, ""))
+        table.add_row(reason, f"{count:,}", words.get(reason, ""))
     return table

@@ -64,8 +64,12 @@ class Device(Protocol):
         """What could not be set up, one sentence each."""
         ...
 
-    def queue_drops(self) -> int:
-        """How many packets the kernel dropped in front of the forwarder, the device's queues being full."""
+    def kernel_drops(self) -> dict[str, int]:
+        """What the kernel dropped before and behind the forwarder, by reason."""
+        ...
+
+    def host_drops(self) -> dict[str, int]:
+        """What the kernel lost on the underlay, other programs' among it, by reason."""
         ...
 
     def recheck(self) -> str | None:
@@ -86,6 +90,7 @@ class TunDevice:
     def __init__(self, plan: DevicePlan, workers: int, spin_us: int) -> None:
         """Open all of it; raises `HostError` or `CoreError` with nothing left open."""
         # The core and the TUN library are needed here only; control's tests run without them.
+        from dataplane.control.losses import of_tun
         from dataplane.core import Forwarder as CoreForwarder
         from dataplane.core import ForwarderConfig
         from dataplane.host.devconf import prepare_tun
@@ -124,12 +129,20 @@ class TunDevice:
             )
             undo.callback(forwarder.close)
             self.name = tun.name
-            self.queue_drops = tun.queue_drops
+            self._losses = of_tun(undo, plan, tun, forwarder, receive, sources)
             self._interface = plan.interface
             self.index = tun.index
             self.warnings = self._unset = tuple(prepare_tun(tun.name))
             self.forwarder: Forwarder = forwarder
             self._undo = undo.pop_all()
+
+    def kernel_drops(self) -> dict[str, int]:
+        """What the kernel dropped before and behind the forwarder; without a reason that cannot be counted here."""
+        return self._losses.drops()
+
+    def host_drops(self) -> dict[str, int]:
+        """What the kernel's UDP lost for others, or before it was known for whom."""
+        return self._losses.underlay.count()
 
     def recheck(self) -> str | None:
         """Set what could not be set, and take back super-packets whole, for good, once the host objects.

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Collection, Mapping
+from contextlib import ExitStack
 from ipaddress import IPv4Address
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from dataplane.backends.base import DevicePlan
 from dataplane.control.admission import AdmissionKeeper
 from dataplane.control.diff import Change
 from dataplane.control.keeper import HostNet, find_external
+from dataplane.control.losses import of_kernel
 from dataplane.control.peer_routes import Direct, PeerRoutes
 from dataplane.control.say import Say
 from dataplane.errors import HostError
@@ -62,6 +64,7 @@ class KernelKeeper:
         self._claims: dict[bytes, dict[IPNetwork, IPAddress]] = {}  # who says to have a VTEP MAC, and where
         self._holders: dict[bytes, IPNetwork] = {}  # who of them has it
         self._refused: set[str] = set()
+        self._losses = ExitStack()
         self._seen = DeviceState(plan.name, plan.mtu, plan.port)
         direct = Direct.on_link if plan.direct_routing else Direct.never
         net: HostNet = host
@@ -89,6 +92,8 @@ class KernelKeeper:
         self._index = index
         self._seen.index = index
         self._seen.forwarding = KernelForwarding(self._wanted, self._admission.drops)
+        losses = of_kernel(self._losses, self.plan, index)
+        self._seen.kernel_drops, self._seen.host_drops = losses.drops, losses.underlay.count
         self._routes.forget()
         return index
 
@@ -98,12 +103,14 @@ class KernelKeeper:
 
     async def close(self) -> None:
         """Leave everything as it is."""
+        self._forget_losses()
         self._admission.close()
 
     async def withdraw(self) -> None:
         """Delete the device; neighbours, FDB entries and its routes go with it."""
         async with self._lock:
             self._index = self._seen.index = self._seen.forwarding = None
+            self._forget_losses()
             await self._routes.remove_all()
             await vxlan.remove_device(self._host, self.plan.name)
             await self._admission.remove()
@@ -144,6 +151,7 @@ class KernelKeeper:
         if index is None or reason:
             self._say.warn("rebuild", f"{self.plan.name}: {reason}; making it again", self._state.now())
             self._index = self._seen.index = self._seen.forwarding = None
+            self._forget_losses()
             index = await self._open()
             self._state.events["device_rebuilds"] += 1
         else:
@@ -154,6 +162,10 @@ class KernelKeeper:
         looked = await self._routes.look(interface.index, index)
         self._pending |= {*looked, *self._wanted, *self._tunnelled}
         await self._program(index, looked, await vxlan.read_entries(self._host, index))
+
+    def _forget_losses(self) -> None:
+        self._seen.kernel_drops = self._seen.host_drops = None
+        self._losses.close()
 
     async def _set_up(self, index: int) -> list[str]:
         """Make MTU, state and address equal to the plan; other addresses inside the overlay go, as flannel has it."""

@@ -143,6 +143,7 @@ class Control:
         """Look at everything and put back what is missing."""
         for keeper in self._every:
             await keeper.ensure()
+        self._state.drops()  # some can be told best at moments when nothing is under way: the more looks the better
 
     def take(self, *events: WatchEvent) -> None:
         """Take in events of the watch, to the forwarding tables, each of which changes once."""

@@ -88,12 +88,13 @@ class TunKeeper:
             await self.close()
             raise
         self._seen.name, self._seen.index, self._seen.forwarding = device.name, device.index, device.forwarder
-        self._seen.queue_drops = device.queue_drops
+        self._seen.kernel_drops, self._seen.host_drops = device.kernel_drops, device.host_drops
 
     async def close(self) -> None:
         """Take the device away, with its addresses and routes."""
         device, self._device = self._device, None
-        self._seen.index, self._seen.forwarding, self._seen.queue_drops = None, None, None
+        self._seen.index, self._seen.forwarding = None, None
+        self._seen.kernel_drops, self._seen.host_drops = None, None
         if device is not None:
             await asyncio.to_thread(device.close)
 

@@ -11,7 +11,6 @@ import socket
 from dataclasses import dataclass
 from enum import IntEnum
 
-from dataplane.bpf import Helper
 from dataplane.bpf_assembler import Assembler
 from dataplane.host.admission_checks import (
     Guarded,
@@ -28,6 +27,7 @@ from dataplane.host.admission_checks import (
     vxlan_bytes,
 )
 from dataplane.host.admission_train import go_if_train, walk_train
+from dataplane.host.packet_bytes import find_udp4, load_bytes
 
 reasons = (
     "receive_unknown_sender",
@@ -41,9 +41,7 @@ reasons = (
     "receive_multicast",
 )
 _next, _drop = -1, 2  # linux/bpf.h TCX_NEXT, TCX_DROP; TC_ACT_UNSPEC and TC_ACT_SHOT are the same
-_start_net = 1  # BPF_HDR_START_NET
-_length_at, _kind_at, _protocol_at, _segments_at = 0, 4, 16, 164  # struct __sk_buff
-_most_link_bytes = 64  # before the IP header; what is pulled is counted from there
+_kind_at, _protocol_at, _segments_at = 4, 16, 164  # struct __sk_buff
 _for_others = 3  # linux/if_packet.h PACKET_OTHERHOST
 _udp, _fragment, _authentication = 17, 44, 51
 _extensions = (0, 43, 60, _authentication, 135, 139, 140)  # IANA: IPv6 extension headers that have a length
@@ -88,9 +86,9 @@ def filter_program(guarded: Guarded, maps: MapFds, link_bytes: int, tells: Tells
     a.jump_if(2, _for_others, "pass")
     a.load(4, 2, 6, _protocol_at)
     a.jump_unless(2, socket.htons(ethertypes[version]), "pass")
-    _load_bytes(a, 0, None, outer, size, "pass")
+    load_bytes(a, 0, None, outer, size, "pass")
     if version == 4:
-        _find_udp4(a)
+        find_udp4(a, outer, "pass")
     else:
         _find_udp6(a)
         check_local(a, guarded, maps.locals, "pass")
@@ -98,7 +96,7 @@ def filter_program(guarded: Guarded, maps: MapFds, link_bytes: int, tells: Tells
 
     a.label("udp")
     # All that is to be looked at, in one piece if it is there.
-    _load_bytes(a, 0, 9, header, 8 + vxlan_bytes + size, "little")
+    load_bytes(a, 0, 9, header, 8 + vxlan_bytes + size, "little")
     _check_ends(a, guarded, maps.locals)
     if tells >= Tells.size:
         go_if_train(a)
@@ -110,9 +108,9 @@ def filter_program(guarded: Guarded, maps: MapFds, link_bytes: int, tells: Tells
     a.set(0, _next)
     a.exit()
     a.label("little")
-    _load_bytes(a, 0, 9, header, 8, "pass")
+    load_bytes(a, 0, 9, header, 8, "pass")
     _check_ends(a, guarded, maps.locals)
-    _load_bytes(a, 8, 9, vxlan, vxlan_bytes, "receive_short")
+    load_bytes(a, 8, 9, vxlan, vxlan_bytes, "receive_short")
     check_sender(a, guarded, maps.senders, "pass")
     check_frame(a, guarded)
     a.jump("receive_short")
@@ -151,19 +149,6 @@ def _count_and_drop(a: Assembler, drops: int, counts_segments: bool) -> None:
     a.exit()
 
 
-def _find_udp4(a: Assembler) -> None:
-    """r9 = where the UDP header is. Later fragments pass: without the first one they come to nothing."""
-    a.load(1, 2, 10, outer + 9)
-    a.jump_unless(2, _udp, "pass")
-    a.load(2, 2, 10, outer + 6)
-    a.big_endian(2, 16)
-    a.bit_and(2, 0x1FFF)
-    a.jump_unless(2, 0, "pass")
-    a.load(1, 9, 10, outer)
-    a.bit_and(9, 0x0F)
-    a.shift_left(9, 2)
-
-
 def _find_udp6(a: Assembler) -> None:
     """r9 = where the UDP header is; goes on below where there are more extension headers than we look behind."""
     a.load(1, 8, 10, outer + 6)
@@ -175,7 +160,7 @@ def _find_udp6(a: Assembler) -> None:
             a.jump_if(8, kind, f"extension {step}")
         a.jump("pass")
         a.label(f"fragment {step}")
-        _load_bytes(a, 0, 9, header, 8, "pass")
+        load_bytes(a, 0, 9, header, 8, "pass")
         a.load(2, 2, 10, header + 2)
         a.big_endian(2, 16)
         a.bit_and(2, 0xFFF8)
@@ -184,7 +169,7 @@ def _find_udp6(a: Assembler) -> None:
         a.add(9, 8)
         a.jump(f"step {step}")
         a.label(f"extension {step}")
-        _load_bytes(a, 0, 9, header, 2, "pass")
+        load_bytes(a, 0, 9, header, 2, "pass")
         a.load(1, 2, 10, header + 1)
         a.jump_if(8, _authentication, f"authentication {step}")
         a.add(2, 1)
@@ -198,40 +183,3 @@ def _find_udp6(a: Assembler) -> None:
         a.load(1, 8, 10, header)
         a.label(f"step {step}")
     a.jump_if(8, _udp, "udp")
-
-
-def _load_bytes(a: Assembler, offset: int, register: int | None, to: int, length: int, otherwise: str) -> None:
-    """Copy bytes of the packet to the stack, from `offset` (plus a register) behind the beginning of the IP header.
-
-    The helper sees the packet's first piece alone: what a device, or a sender on a link that does not cut, left in
-    others is brought there first.
-    """
-
-    def load() -> None:
-        a.move(1, 6)
-        _set_offset(a, 2, offset, register)
-        a.move(3, 10)
-        a.add(3, to)
-        a.set(4, length)
-        a.set(5, _start_net)
-        a.call(Helper.skb_load_bytes_relative)
-
-    loaded, within = a.new_label(), a.new_label()
-    load()
-    a.jump_if(0, 0, loaded)
-    a.move(1, 6)
-    _set_offset(a, 2, offset + length + _most_link_bytes, register)
-    a.load(4, 3, 6, _length_at)
-    a.jump_if_more_than(3, 2, within)
-    a.move(2, 3)
-    a.label(within)
-    a.call(Helper.skb_pull_data)
-    load()
-    a.jump_unless(0, 0, otherwise)
-    a.label(loaded)
-
-
-def _set_offset(a: Assembler, to: int, offset: int, register: int | None) -> None:
-    a.set(to, offset)
-    if register is not None:
-        a.add_register(to, register)

@@ -14,21 +14,18 @@ import os
 import socket
 import struct
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytun
 
 from dataplane.errors import HostError, HostFault
 from dataplane.host.ethtool import driver_of
+from dataplane.host.kernel_counters import read_device
 from dataplane.host.steering import steer_tun
 
 _device_node = "/dev/net/tun"
 _tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
 _missing = (errno.ENOENT, errno.ENXIO, errno.ENODEV)  # the module, where it is the device node that is opened
 _ifreq_size = 40  # sizeof(struct ifreq) on 64-bit kernels; 32-bit ones read less
-# Not sysfs, which shows the namespace that mounted it.
-_proc_net_dev = Path("/proc/thread-self/net/dev")
-_tx_dropped = 11
 _base_flags = pytun.IFF_TUN | pytun.IFF_NO_PI
 _queue_flags = _base_flags | pytun.IFF_MULTI_QUEUE
 
@@ -52,14 +49,10 @@ class Tun:
     def queue_drops(self) -> int:
         """How many packets (a super-packet is one) the kernel threw away because a queue was full; 0 without a device.
 
-        Source: net/core/net-procfs.c dev_seq_printf_stats; of a TUN's tx_dropped only a full queue adds to it while
-        its descriptors are open (drivers/net/tun.c tun_net_xmit).
+        Source: drivers/net/tun.c tun_net_xmit. What the host itself sends before the device's queues are ready (IPv6
+        multicast) is among it: net/sched/sch_generic.c noop_enqueue.
         """
-        for line in _proc_net_dev.read_text().splitlines()[2:]:
-            name, _, fields = line.partition(": ")
-            if name.strip() == self.name:
-                return int(fields.split()[_tx_dropped])
-        return 0
+        return read_device(self.name).tx_dropped
 
     def close(self) -> None:
         """Close every queue; the device, its addresses and its routes vanish. May be called again."""

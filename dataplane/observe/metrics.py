@@ -40,6 +40,11 @@ class NodeCollector(Collector):
         for reason, count in self._state.drops().items():
             drops.add_metric((reason,), count)
         yield drops
+        text = "Packets that the kernel lost on this host's underlay, other programs' among them, by reason"
+        host_drops = CounterMetricFamily("dataplane_host_drops", text, labels=("reason",))
+        for reason, count in self._state.host_drops().items():
+            host_drops.add_metric((reason,), count)
+        yield host_drops
         for name, count in self._state.counters().items():
             yield CounterMetricFamily(f"dataplane_{name}", f"Core total {name}, all devices", value=count)
         for name, text in event_help.items():

@@ -14,7 +14,6 @@ from typing import Protocol
 
 from dataplane.model import IPAddress, IPNetwork, Lease, Peer, PeerCounters, UnreachableReason
 
-tun_queue = "tun_queue"  # the drop reason that the kernel counts for us, before the core sees a packet
 store_silence_s = 5.0
 status_socket = "status.sock"  # in the run directory
 unreachable_words: Mapping[UnreachableReason, str] = {
@@ -80,7 +79,8 @@ class DeviceState:
 
     Attributes:
         port, workers: 0 where there are none: the kernel's own vxlan device, plain routes.
-        queue_drops: reads how many packets (a super-packet is one) its queues had no room for; None without queues.
+        kernel_drops: reads what the kernel lost of what goes by the device, by reason; None while there is no device.
+        host_drops: reads what the kernel lost on the device's underlay, of ours or of other programs, by reason.
         direct: overlay prefixes that the kernel routes straight to their peers, past the device.
         admission: how much of what comes in is checked against the leases: "full", "sender only" or "none"; ""
             where there is nothing to check.
@@ -93,7 +93,8 @@ class DeviceState:
     workers: int = 0
     index: int | None = None
     forwarding: Forwarding | None = None
-    queue_drops: Callable[[], int] | None = None
+    kernel_drops: Callable[[], dict[str, int]] | None = None
+    host_drops: Callable[[], dict[str, int]] | None = None
     direct: set[IPNetwork] = field(default_factory=set)
     admission: str = ""
     unreachable: dict[IPAddress, PeerUnreachable] = field(default_factory=dict)
@@ -130,6 +131,7 @@ class NodeState:
         leases: how many leases of other nodes are in use.
         store_contact: Unix time of the last successful contact with the store.
         firewall_drops: packets that the encapsulation rules dropped, as of the last look.
+        interface_drops: reads how many packets the external interface did not send, since the daemon took it.
         recounts: bring that, and what else is counted by looking, up to date; by whose they are.
         events: how often something worth counting happened, by name.
     """
@@ -151,6 +153,7 @@ class NodeState:
     leases: int = 0
     store_contact: float | None = None
     firewall_drops: int = 0
+    interface_drops: Callable[[], int] | None = None
     recounts: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
     events: Counter[str] = field(default_factory=Counter)
 
@@ -195,8 +198,14 @@ class NodeState:
         """Dropped packets by reason, over all devices and the firewall."""
         devices = self.devices.values()
         core = [device.forwarding.drops() for device in devices if device.forwarding]
-        queues = [{tun_queue: device.queue_drops()} for device in devices if device.queue_drops]
-        return _sum([*core, *queues, {"forged_encap": self.firewall_drops}])
+        kernel = [device.kernel_drops() for device in devices if device.kernel_drops]
+        return _sum([*core, *kernel, {"forged_encap": self.firewall_drops}])
+
+    def host_drops(self) -> dict[str, int]:
+        """What the kernel lost of this host's UDP and at the external interface; other programs' packets are among it."""
+        counted = [device.host_drops() for device in self.devices.values() if device.host_drops]
+        interface = {} if self.interface_drops is None else {"interface_send": self.interface_drops()}
+        return _sum([*counted, interface])
 
     def counters(self) -> dict[str, int]:
         """The core's totals by name, over all devices."""

@@ -38,6 +38,7 @@ def document(state: NodeState) -> dict[str, Any]:
         "refused_leases": [{"lease": key, "reason": reason} for key, reason in sorted(state.refused.items())],
         "mismatched_leases": [{"lease": key, "reason": text} for key, text in sorted(state.mismatched.items())],
         "drops": state.drops(),
+        "host_drops": state.host_drops(),
         "counters": state.counters(),
         "events": dict(state.events),
         "store": {"last_contact": state.store_contact},

@@ -189,8 +189,11 @@ class FakeDevice:
     def recheck(self) -> str | None:
         return None
 
-    def queue_drops(self) -> int:
-        return 0
+    def kernel_drops(self) -> dict[str, int]:
+        return {}
+
+    def host_drops(self) -> dict[str, int]:
+        return {}
 
     def close(self) -> None:
         self.closed = True

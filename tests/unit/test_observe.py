@@ -33,7 +33,6 @@ from dataplane.observe.state import (
     InterfaceState,
     NodeState,
     PeerUnreachable,
-    tun_queue,
     unreachable_words,
 )
 from dataplane.observe.status import document
@@ -154,7 +153,7 @@ def test_status_document_has_the_contracts_shape() -> None:
 def test_packets_that_found_the_queue_full_are_drops_like_any_other() -> None:
     state, _, _ = running()
     (device,) = state.devices.values()
-    device.queue_drops = lambda: 7
+    device.kernel_drops = lambda: {"tun_queue": 7}
     assert document(state)["drops"] == {"send_no_route": 5, "receive_vni": 0, "tun_queue": 7, "forged_encap": 0}
     assert 'dataplane_drops_total{reason="tun_queue"} 7.0' in render(state).decode().splitlines()
 
@@ -398,7 +397,14 @@ def test_every_drop_reason_has_a_word() -> None:
     reasons = {
         line.split()[1].rstrip(";").removeprefix("drop_") for line in header.splitlines() if "uint64_t drop_" in line
     }
-    assert reasons | {tun_queue, "forged_encap"} == set(status_view.drop_words)
+    kernels = {"tun_queue", "send_neighbour", "device_send", "device_receive"}
+    assert reasons | kernels | {"forged_encap"} == set(status_view.drop_words)
+
+
+def test_every_drop_reason_is_in_the_table_of_losses() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    for reason in (*status_view.drop_words, *status_view.host_drop_words):
+        assert f"| `{reason}` |" in table
 
 
 @pytest.mark.parametrize("expires_in, text", [(None, "no end"), (-1, "expired"), (59, "59 s"), (7260, "2 h 1 min")])

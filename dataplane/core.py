@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from os import strerror
 
@@ -128,6 +128,7 @@ class Forwarder:
         self._peers: dict[IPNetwork, Peer] = {}
         self._free: list[int] = []
         self._used = 0
+        self._unpublished = False
         self._baseline: dict[int, PeerCounters] = {}
 
     @property
@@ -167,35 +168,54 @@ class Forwarder:
             self._failures.append(f"{name}: {reason}")
             log.error("%s of the data plane stopped: %s", name, reason)
 
-    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> None:
-        """Change the forwarding table in one step: packets see all of it or nothing of it."""
+    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> dict[IPNetwork, str]:
+        """Change the forwarding table in one step: packets see all of it or nothing of it.
+
+        Returns:
+            Why, by the prefix of each peer that the core refuses. The table has nothing for it then, since what it had
+            before would be wrong, and all of the others.
+        Raises:
+            CoreError: there is no new table; the next call tries again to publish what was changed.
+        """
+        refused: dict[IPNetwork, str] = {}
         for prefix in remove:
-            slot = self._slots.pop(prefix, None)
-            if slot is not None:
-                _check("dp_peer_clear", lib.dp_peer_clear(self._dp, slot))
-                del self._peers[prefix]
-                self._free.append(slot)
+            self._clear(prefix)
         raw = ffi.new("struct dp_peer *")
         for peer in put:
             self._fill(raw, peer)
             slot = self._slots.get(peer.prefix)
             if slot is None:
                 slot = self._take_slot()
+                if slot is None:
+                    refused[peer.prefix] = f"the forwarding table holds at most {max_peers} prefixes"
+                    continue
                 self._slots[peer.prefix] = slot
             code = lib.dp_peer_set(self._dp, slot, raw)
-            if code < 0 and peer.prefix not in self._peers:
-                self._free.append(self._slots.pop(peer.prefix))
-            _check("dp_peer_set", code, f"peer {peer.prefix}: {strerror(-code)}" if code else "")
+            if code < 0:
+                refused[peer.prefix] = strerror(-code)
+                self._clear(peer.prefix)
+                continue
             self._peers[peer.prefix] = peer
-        _check("dp_commit", lib.dp_commit(self._dp))
+            self._unpublished = True
+        if self._unpublished:
+            _check("dp_commit", lib.dp_commit(self._dp))
+            self._unpublished = False
+        return refused
 
-    def _take_slot(self) -> int:
+    def _clear(self, prefix: IPNetwork) -> None:
+        slot = self._slots.pop(prefix, None)
+        if slot is not None:
+            _check("dp_peer_clear", lib.dp_peer_clear(self._dp, slot))
+            self._unpublished |= self._peers.pop(prefix, None) is not None
+            self._free.append(slot)
+
+    def _take_slot(self) -> int | None:
         if self._free:
             slot = self._free.pop()
             self._baseline[slot] = self._raw_peer_counters(slot, 1)[0]
             return slot
         if self._used == max_peers:
-            raise CoreError("dp_peer_set", 28, f"the forwarding table holds at most {max_peers} prefixes")
+            return None
         self._used += 1
         return self._used - 1
 
@@ -227,19 +247,18 @@ class Forwarder:
         _check("dp_read_counters", lib.dp_read_counters(self._dp, raw))
         return raw
 
-    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
-        """Counters by overlay prefix, from the moment the prefix entered the table: of those in `only`, or of all."""
+    def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
+        """Counters by overlay prefix, from the moment the prefix entered the table.
+
+        Args:
+            prefixes: those to read, of which the table need not have all; None: all that it has.
+        """
         zero = PeerCounters()
-        if only is not None:
-            slots = {prefix: self._slots[prefix] for prefix in only if prefix in self._slots}
-            return {
-                prefix: self._raw_peer_counters(slot, 1)[0] - self._baseline.get(slot, zero)
-                for prefix, slot in slots.items()
-            }
-        if not self._used:
-            return {}
-        rows = self._raw_peer_counters(0, self._used)
-        return {prefix: rows[slot] - self._baseline.get(slot, zero) for prefix, slot in self._slots.items()}
+        return {
+            prefix: self._raw_peer_counters(slot, 1)[0] - self._baseline.get(slot, zero)
+            for prefix in (self._slots if prefixes is None else prefixes)
+            if (slot := self._slots.get(prefix)) is not None
+        }
 
     def _raw_peer_counters(self, first: int, count: int) -> list[PeerCounters]:
         raw = ffi.new("struct dp_peer_counters[]", count)

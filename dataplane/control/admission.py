@@ -26,6 +26,7 @@ from dataplane.host.netfilter import watch_rules
 from dataplane.host.netlink import Host
 from dataplane.model import IPNetwork, Peer
 from dataplane.observe.state import DeviceState, NodeState
+from dataplane.pieces import paced
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ class AdmissionKeeper:
                     self._tell(none, f"the kernel does not check senders (none): {error}")
                 return
             # A copy, as in `ensure`: the work is done in a thread, while leases go on changing.
-            wanted = {prefix: self._wanted[prefix] for prefix in prefixes if prefix in self._wanted}
+            wanted = {prefix: self._wanted[prefix] async for prefix in paced(prefixes) if prefix in self._wanted}
             try:
                 await self._host.ask(self._what, lambda _: current.change(prefixes, wanted))
             except HostError as error:

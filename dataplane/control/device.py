@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Protocol
 
@@ -32,8 +32,8 @@ class Forwarder(Forwarding, Protocol):
         """Start the workers."""
         ...
 
-    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> None:
-        """Change the forwarding table in one step; raises `CoreError`."""
+    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> Mapping[IPNetwork, str]:
+        """Change the table in one step; return why by the prefix of each peer refused. Raises `CoreError`: none was."""
         ...
 
     def forbid(self, offload: str) -> None:

@@ -32,9 +32,11 @@ from dataplane.host.vxlan import Entries
 from dataplane.model import IPAddress, IPNetwork, Peer, VxlanLink
 from dataplane.observe.kernel import KernelForwarding
 from dataplane.observe.state import DeviceState, NodeState
+from dataplane.pieces import paced, piece, pieces_of
 
 log = logging.getLogger(__name__)
 
+most_named = 10  # of what the kernel refuses, in the log at one time
 _nowhere = IPv4Address("0.0.0.0")  # an FDB entry is removed by its MAC alone
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -198,22 +200,29 @@ class KernelKeeper:
         interface = await find_external(self._host, self.plan.interface, self.plan.underlay_address)
         prefixes, self._pending = self._pending, set()
         await self._routes.judge(prefixes.difference(looked))
-        put, gone = self._take(prefixes)
+        put, gone = await self._take(prefixes)
         if found is not None:
-            put, gone = self._compare(found)
-        await (self._admission.change(prefixes) if found is None else self._admission.ensure(interface.index))
+            put, gone = await self._compare(found)
+            await self._admission.ensure(interface.index)
+        else:
+            await self._admission.change(prefixes)
         refused = await vxlan.put_entries(self._host, index, put)
-        await self._routes.apply(prefixes, interface.index, index)
+        for some in pieces_of(prefixes):
+            await self._routes.apply(some, interface.index, index)
+        if found is not None:
+            await self._routes.sweep()
         refused |= await vxlan.remove_entries(self._host, index, gone)
-        self._tell(refused)
+        await self._tell(refused)
         self._state.events["table_updates"] += 1
 
-    def _take(self, prefixes: Collection[IPNetwork]) -> tuple[Entries, Entries]:
+    async def _take(self, prefixes: Collection[IPNetwork]) -> tuple[Entries, Entries]:
         """Note who of these is reached through the tunnel now; return the entries to put and to remove for that."""
         put, gone = Entries({}, {}), Entries({}, {})
         macs: set[bytes] = set()
-        for prefix in prefixes:
-            old, new = self._tunnelled.pop(prefix, None), self._wanted.get(prefix)
+        # Of one moment, or two that have one MAC after each other might seem to have it both.
+        wanted = self._wanted if len(prefixes) <= piece else dict(self._wanted)
+        async for prefix in paced(prefixes):
+            old, new = self._tunnelled.pop(prefix, None), wanted.get(prefix)
             if old is not None:
                 self._claims[old.vtep_mac].pop(prefix)
                 macs.add(old.vtep_mac)
@@ -224,7 +233,7 @@ class KernelKeeper:
                 put.neighbours[prefix.network_address] = new.vtep_mac
             elif old is not None:
                 gone.neighbours[prefix.network_address] = old.vtep_mac
-        for mac in macs:
+        async for mac in paced(macs):
             holder = self._holder(mac)
             if holder is not None:
                 put.fdb[mac] = self._claims[mac][holder]
@@ -249,28 +258,32 @@ class KernelKeeper:
             self._say.warn(f"mac {mac.hex()}", text, self._state.now())
         return holder
 
-    def _compare(self, found: Entries) -> tuple[Entries, Entries]:
+    async def _compare(self, found: Entries) -> tuple[Entries, Entries]:
         """Return what the device lacks, and what it has for nobody."""
-        neighbours = {prefix.network_address: peer.vtep_mac for prefix, peer in self._tunnelled.items()}
-        fdb = {mac: self._claims[mac][holder] for mac, holder in self._holders.items()}
+        neighbours = {prefix.network_address: peer.vtep_mac async for prefix, peer in paced(self._tunnelled.items())}
+        fdb = {mac: self._claims[mac][holder] async for mac, holder in paced(self._holders.items())}
         return (
-            Entries(_changed(neighbours, found.neighbours), _changed(fdb, found.fdb)),
-            Entries(_gone(neighbours, found.neighbours), _gone(fdb, found.fdb)),
+            Entries(await _changed(neighbours, found.neighbours), await _changed(fdb, found.fdb)),
+            Entries(await _gone(neighbours, found.neighbours), await _gone(fdb, found.fdb)),
         )
 
-    def _tell(self, refused: Mapping[IPAddress | bytes, str]) -> None:
-        now = {f"{self.plan.name} entry {key!r}" for key in refused}
-        for subject in self._refused - now:
+    async def _tell(self, refused: Mapping[IPAddress | bytes, str]) -> None:
+        now = {f"{self.plan.name} entry {key!r}" async for key in paced(refused)}
+        async for subject in paced(self._refused - now):
             self._state.notes.pop(subject, None)
         self._refused = now
-        for key, text in refused.items():
+        async for key, text in paced(refused.items()):
             self._state.notes[f"{self.plan.name} entry {key!r}"] = f"{self.plan.name}: {text}"
-            self._say.warn("entries", f"{self.plan.name}: {text}", self._state.now())
+        for key, text in list(refused.items())[:most_named]:
+            self._say.warn(f"entry {key!r}", f"{self.plan.name}: {text}", self._state.now())
+        if len(refused) > most_named:
+            text = f"{self.plan.name}: and the kernel refuses more entries; `dataplane status` shows them"
+            self._say.warn("entries", text, self._state.now())
 
 
-def _changed(wanted: Mapping[Key, Value], before: Mapping[Key, Value]) -> dict[Key, Value]:
-    return {key: value for key, value in wanted.items() if before.get(key) != value}
+async def _changed(wanted: Mapping[Key, Value], before: Mapping[Key, Value]) -> dict[Key, Value]:
+    return {key: value async for key, value in paced(wanted.items()) if before.get(key) != value}
 
 
-def _gone(wanted: Mapping[Key, Value], before: Mapping[Key, Value]) -> dict[Key, Value]:
-    return {key: value for key, value in before.items() if key not in wanted}
+async def _gone(wanted: Mapping[Key, Value], before: Mapping[Key, Value]) -> dict[Key, Value]:
+    return {key: value async for key, value in paced(before.items()) if key not in wanted}

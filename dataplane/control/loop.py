@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
 
+from dataplane import collector
 from dataplane.backends.base import Plan
 from dataplane.control.batches import batches
 from dataplane.control.desired import Desired, LeaseMeaning
@@ -22,10 +23,11 @@ from dataplane.control.keeper import Keeper
 from dataplane.control.refusals import Refusals
 from dataplane.control.renew import Clock
 from dataplane.control.say import Say
-from dataplane.control.watch import LeaseView, piece, pieces_of
+from dataplane.control.watch import LeaseView
 from dataplane.errors import CoreError, HostError, HostFault, StoreError
-from dataplane.model import IPNetwork, Lease, NetConf, Peer, SecondWriter, WatchEvent
+from dataplane.model import IPNetwork, Lease, NetConf, Peer, SecondWriter, Snapshot, WatchEvent
 from dataplane.observe.state import NodeState
+from dataplane.pieces import piece, pieces_of
 from dataplane.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ settle_share = 4  # or this many times what the last look took: with many routes
 longest_settle_s = 2.0
 ping_s = 1.0
 ping_limit_s = 3.0
-slice_units = 250  # of work on leases at a time: 10 ms or so
+slice_units = 120  # of work on leases at a time: 10 ms or so
+few_leases = 10_000  # are gone through by the garbage collector in 20 ms or so
 first_delay_s = 0.1  # of watching again after a failure; doubles
 longest_delay_s = 5.0
 
@@ -81,6 +84,7 @@ class Control:
         self._clock = clock
         self._doubt = doubt
         self._contested = contested
+        self._unsettled = 0  # leases worked on since `collector.settle`
         self._never = asyncio.Event()
         self._touched = asyncio.Event()
         self._changed = asyncio.Event()
@@ -152,6 +156,10 @@ class Control:
 
     def _slices(self, events: Sequence[WatchEvent], units: int | None) -> Iterator[None]:
         """Do the same in slices of so many units of work, between which everything else may have its turn."""
+        listed = [len(event.leases) for event in events if isinstance(event, Snapshot)]
+        if listed and sum(listed) + len(self.view.leases) <= few_leases:
+            collector.settle_anew()
+            yield
         changed: set[str] = set()
         for event in events:
             if isinstance(event, SecondWriter):
@@ -159,8 +167,11 @@ class Control:
             for folded in self.view.pieces(event):
                 changed |= folded
                 if len(folded) != 1:
+                    self._unsettled += piece
                     yield
-        for keys in pieces_of(list(changed)):
+                    yield from self._settle()
+        self._unsettled += len(events)
+        for keys in pieces_of(changed):
             self._desired.note({key: self.view.leases.get(key) for key in keys})
             if len(keys) == piece:
                 yield
@@ -174,8 +185,10 @@ class Control:
             self._refusals.update(self._desired.judged, self.view.refused, self._desired.refused)
             self._mismatches.update(self._desired.judged, self._desired.mismatched)
             self._state.leases = self._desired.accepted
+            self._unsettled += len(self._desired.judged)
             if not done:
                 yield
+            yield from self._settle()
         self._tell_elder()
         if self._own.key in changed or not self.synced.is_set():
             self._check_own()
@@ -189,6 +202,13 @@ class Control:
             self._state.blockers["elder"] = (
                 f"other nodes refuse our lease {self._own.key}: lease {elder[0]} was there first, and {elder[1]}"
             )
+
+    def _settle(self) -> Iterator[None]:
+        """Have the garbage collector never look again at what stays of many leases."""
+        if self._unsettled >= collector.piece:
+            self._unsettled = 0
+            collector.settle()
+            yield
 
     def _check_own(self) -> None:
         shown = self.view.leases.get(self._own.key)

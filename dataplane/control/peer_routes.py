@@ -13,7 +13,7 @@ Source: flannel pkg/backend/route_network.go, pkg/ip/iface.go (DirectRouting); f
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from enum import Enum
 
 from dataplane.backends.base import Plan
@@ -22,6 +22,7 @@ from dataplane.control.say import Say
 from dataplane.host.netlink import Route, rtprot_boot
 from dataplane.model import IPAddress, IPNetwork, Peer
 from dataplane.observe.state import DeviceState, NodeState
+from dataplane.pieces import paced, pieces_of
 
 log = logging.getLogger(__name__)
 
@@ -96,23 +97,24 @@ class PeerRoutes:
             self._state.events["repairs"] += len(missing)
             text = f"{self._plan.name}: put back routes that were gone or changed: {_some(missing)}"
             self._say.warn("missing", text, self._state.now())
-        await self._sweep()
 
     async def ensure(self, interface: int, device: int | None) -> None:
         """Look at all routes and put back what is missing; the first time also remove an earlier life's."""
-        await self.apply(await self.look(interface, device), interface, device)
+        for prefixes in pieces_of(await self.look(interface, device)):
+            await self.apply(prefixes, interface, device)
+        await self.sweep()
 
     async def look(self, interface: int, device: int | None) -> set[IPNetwork]:
         """Find out which routes there are; return every prefix that `apply` should be given. Raises `HostError`.
 
-        The first time also what an earlier life left, which `apply` then removes.
+        The first time also what an earlier life left, which `sweep` then removes.
         """
         if self._swept and self._direct is Direct.never and device is None:
             return set()  # there are none
         found: dict[IPNetwork, list[Route]] = {}
         others = []
         for version in {network.version for network in self._plan.networks}:
-            for route in await self._host.main_routes(version):
+            async for route in paced(await self._host.main_routes(version)):
                 if self._is_overlay(route.prefix):
                     found.setdefault(route.prefix, []).append(route)
                 else:
@@ -122,7 +124,7 @@ class PeerRoutes:
             self._reached = None
         prefixes = {*self._wanted, *self._made}
         await self.judge(prefixes)
-        for prefix in prefixes:
+        async for prefix in paced(prefixes):
             wanted, made = self._route(prefix, interface, device), self._made.pop(prefix, None)
             present = next((route for route in found.get(prefix, ()) if route in (made, wanted)), None)
             if present is not None:
@@ -132,7 +134,7 @@ class PeerRoutes:
         if not self._swept:
             self._stale = [
                 route
-                for prefix, routes in found.items()
+                async for prefix, routes in paced(found.items())
                 for route in routes
                 if is_peer_route(route, (interface, device), self._plan.subnets)
                 and route != self._route(prefix, interface, device)
@@ -154,17 +156,23 @@ class PeerRoutes:
             return self._reached is not None and peer.next_hop in self._reached
         return self._direct is Direct.always
 
-    async def judge(self, prefixes: Iterable[IPNetwork]) -> None:
+    async def judge(self, prefixes: Collection[IPNetwork]) -> None:
         """Find out which of these prefixes' next hops are on our link, or of all if something changed; raises `HostError`."""
         if self._direct is Direct.never:
             return
         if self._direct is Direct.on_link:
             known = self._reached
             prefixes = {*self._wanted, *self._seen.direct} if known is None else prefixes
-            hops = {peer.next_hop for prefix in prefixes if (peer := self._wanted.get(prefix)) and peer.next_hop}
+            peers = [self._wanted.get(prefix) async for prefix in paced(prefixes)]
+            hops = {peer.next_hop async for peer in paced(peers) if peer is not None and peer.next_hop is not None}
             reached = await self._host.on_link(tuple(hops))
-            self._reached = {hop: link for hop, link in (known or {}).items() if hop not in hops} | reached
-        for prefix in prefixes:
+            if known is None:
+                self._reached = reached
+            else:
+                for hop in hops:
+                    known.pop(hop, None)
+                known.update(reached)
+        async for prefix in paced(prefixes):
             peer = self._wanted.get(prefix)
             if peer is not None and peer.next_hop is not None and self.is_direct(peer):
                 self._seen.direct.add(prefix)
@@ -199,8 +207,8 @@ class PeerRoutes:
             for network in self._plan.networks
         )
 
-    async def _sweep(self) -> None:
-        """Remove an earlier life's routes: of prefixes that nobody has, and of those that we now reach another way."""
+    async def sweep(self) -> None:
+        """Remove an earlier life's routes, once: of prefixes that nobody has, and of those that we now reach another way."""
         if self._swept:
             return
         stale = [route for route in self._stale if route.prefix not in self._refused]

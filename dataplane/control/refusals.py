@@ -1,7 +1,7 @@
 """Which leases are refused, or used with a doubt, for the status and, within bounds, for the log.
 
 What must stay true: the state has all of them at any time, a change costs work for the changed ones only, and whoever
-can write leases cannot fill the log: a few are named each second, and how many there are.
+can write leases cannot fill the log: a few are named each minute, and how many there are.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataplane.observe.state import NodeState
 
 log = logging.getLogger(__name__)
 
-named_a_second = 20
+named_a_minute = 20
 
 
 class Refusals:
@@ -32,7 +32,7 @@ class Refusals:
         self._many = many
         self._over = over
         self._say = Say(log)
-        self._second = 0
+        self._minute = 0
         self._named = 0
 
     def update(self, keys: Iterable[str], *reasons: Mapping[str, str]) -> None:
@@ -47,15 +47,15 @@ class Refusals:
             elif told.get(key) != reason:
                 told[key] = reason
                 unnamed += not self._name(key, f"lease {key} {self._what}: {reason}")
-        if unnamed and self._named == named_a_second:
-            self._named += 1  # said once a second, too
+        if unnamed and self._named == named_a_minute:
+            self._named += 1  # said once a minute, too
             log.warning("and more; %d leases %s now, `dataplane status` shows them", len(told), self._many)
 
     def _name(self, key: str, text: str) -> bool:
         now = self._state.now()
-        if int(now) != self._second:
-            self._second, self._named = int(now), 0
-        if self._named >= named_a_second:
+        if int(now / 60) != self._minute:
+            self._minute, self._named = int(now / 60), 0
+        if self._named >= named_a_minute:
             return False
         self._named += 1
         self._say.warn(key, text, now)

@@ -22,6 +22,7 @@ from dataplane.host.netlink import Link
 from dataplane.model import IPNetwork, Peer
 from dataplane.observe.kernel import KernelForwarding
 from dataplane.observe.state import DeviceState, NodeState
+from dataplane.pieces import pieces_of
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +108,9 @@ class RouteKeeper:
                 if whole:
                     await self._routes.ensure(interface.index, None)
                 else:
-                    await self._routes.judge(prefixes)
-                    await self._routes.apply(prefixes, interface.index, None)
+                    for some in pieces_of(prefixes):
+                        await self._routes.judge(some)
+                        await self._routes.apply(some, interface.index, None)
                     self._state.events["table_updates"] += self._alone
             except HostError as error:
                 if self._alone:  # else the TUN's keeper tells the same

@@ -74,10 +74,10 @@ class Senders:
         elif not await self._look(self._mechanism):
             await self._put_back(self._mechanism)
 
-    async def change(self, prefixes: Iterable[IPNetwork]) -> None:
+    async def change(self, prefixes: Collection[IPNetwork]) -> None:
         """Make the set say of these prefixes what is wanted; nothing if there is no set."""
         mechanism = self._mechanism
-        put, remove = self._take(prefixes)
+        put, remove = await asyncio.to_thread(self._take, prefixes)
         if mechanism is None or not put | remove:
             return
         try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from dataplane.backends.base import DevicePlan
 from dataplane.control.device import Device, Forwarder, OpenDevice
@@ -22,6 +22,7 @@ from dataplane.errors import CoreError, HostError
 from dataplane.host.netlink import Link, Route
 from dataplane.model import IPNetwork, Peer
 from dataplane.observe.state import DeviceState, NodeState
+from dataplane.pieces import pieces_of
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class TunKeeper:
         self._rebuild_after = 0.0
         self._rebuild_delay_s = 1.0
         self._rejected: set[IPNetwork] = set()
+        self._behind = False  # the core could not make the table that it was asked for
         self._seen = DeviceState(plan.name, plan.mtu, plan.port, workers)
         state.devices[plan.name] = self._seen
 
@@ -78,7 +80,7 @@ class TunKeeper:
             self._interface_index = interface.index
             for warning in device.warnings:
                 log.warning("%s", warning)
-            self._put_all(device)
+            await self._put_all(device, self._wanted)
             device.forwarder.start()
             link = await self._host.link(device.name)
             if link is None:
@@ -106,7 +108,7 @@ class TunKeeper:
         """Bring one change into the table. Without a device there is nothing to do: opening it fills the table."""
         if self._device is None:
             return
-        self._put_each(self._device.forwarder, change.remove, change.put)
+        self._put(self._device.forwarder, change)
         self._state.events["table_updates"] += 1
 
     async def flush(self) -> None:
@@ -123,8 +125,9 @@ class TunKeeper:
                 link = await self._host.link(name)
                 if link is not None:
                     await self._set_up(self._device, link, "put back")
-                if self._rejected:
-                    self._put_all(self._device)
+                if self._behind:
+                    self._put(self._device.forwarder, Change())
+                await self._put_all(self._device, self._rejected)
                 told = await asyncio.to_thread(self._device.recheck)
                 if told:
                     log.warning("%s: %s", name, told)
@@ -197,32 +200,36 @@ class TunKeeper:
             self._state.events["repairs"] += 1
             self._say.warn(what, f"{device.name}: {verb} what somebody removed: {what}", self._state.now())
 
-    def _put_all(self, device: Device) -> None:
-        change = diff(device.forwarder.peers, self._wanted)
-        if change:
-            self.publish(change)
+    async def _put_all(self, device: Device, prefixes: Collection[IPNetwork]) -> None:
+        """Bring these prefixes up to date piece by piece; what is published meanwhile goes into the table as ever."""
+        table = device.forwarder.peers
+        for some in pieces_of(prefixes):
+            if change := diff(table, self._wanted, some):
+                self._put(device.forwarder, change)
+            await asyncio.sleep(0)
 
-    def _put_each(self, forwarder: Forwarder, remove: Sequence[IPNetwork], put: Sequence[Peer]) -> None:
-        """Update the table at once, or, when the core refuses, in halves until the refused peers stand alone."""
+    def _put(self, forwarder: Forwarder, change: Change) -> None:
+        subject = f"table {self.plan.name}"
         try:
-            forwarder.update(put, remove)
+            refused = forwarder.update(change.put, change.remove)
         except CoreError as error:
-            if len(put) > 1:
-                middle = len(put) // 2
-                self._put_each(forwarder, remove, put[:middle])
-                self._put_each(forwarder, (), put[middle:])
-            elif put:
-                self._reject(forwarder, put[0].prefix, str(error))
-            else:
-                raise
-        else:
-            for prefix in (*remove, *(peer.prefix for peer in put)) if self._rejected else ():
+            self._state.blockers[subject] = f"{self._seen.name}: {error}; trying again"
+            self._say.warn(subject, self._state.blockers[subject], self._state.now())
+            self._behind = True
+            return
+        if self._behind:
+            self._behind = False
+            self._state.blockers.pop(subject, None)
+        for prefix in (*change.remove, *(peer.prefix for peer in change.put)) if self._rejected else ():
+            if prefix in self._rejected and prefix not in refused:
                 self._rejected.discard(prefix)
                 self._state.notes.pop(f"table {prefix}", None)
+        for prefix, reason in refused.items():
+            self._reject(prefix, reason)
 
-    def _reject(self, forwarder: Forwarder, prefix: IPNetwork, error: str) -> None:
+    def _reject(self, prefix: IPNetwork, reason: str) -> None:
         self._rejected.add(prefix)
-        text = f"peer {prefix} is refused by the data plane: {error}"
+        text = f"peer {prefix} is refused by the data plane: {reason}"
         self._state.notes[f"table {prefix}"] = text
         if len(self._rejected) <= most_named:
             self._say.warn(f"table {prefix}", text, self._state.now())
@@ -232,6 +239,3 @@ class TunKeeper:
                 "and more peers are refused by the data plane; `dataplane status` shows them",
                 self._state.now(),
             )
-        if prefix in forwarder.peers:
-            # What stands there is what the peer was before; sending to that would be wrong.
-            forwarder.update((), (prefix,))

@@ -7,14 +7,11 @@ VTEP MAC between two snapshots is a change), and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
-
-piece = 500  # leases
-Item = TypeVar("Item")
+from dataplane.pieces import pieces_of
 
 
 @dataclass(slots=True)
@@ -59,11 +56,14 @@ class LeaseView:
             yield set()
         for keys in pieces_of([*self.leases, *self.refused]):
             yield set().union(*(self._set(key, None, None) for key in keys if key not in wanted))
-        for entries in pieces_of(list(wanted.items())):
-            yield set().union(*(self._set(key, *value) for key, value in entries))
+        for keys in pieces_of(wanted):
+            yield set().union(*(self._set(key, *wanted[key]) for key in keys))
 
     def _set(self, key: str, lease: Lease | None, reason: str | None) -> set[str]:
         if self.leases.get(key) == lease and self.refused.get(key) == reason:
+            if lease is not None:
+                # Else all that a snapshot brought would be freed in one go, with the snapshot.
+                self.leases[key] = lease
             return set()
         self.leases.pop(key, None)
         self.refused.pop(key, None)
@@ -72,8 +72,3 @@ class LeaseView:
         elif reason is not None:
             self.refused[key] = reason
         return {key}
-
-
-def pieces_of(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-    """Cut into pieces that cost little each."""
-    return (items[at : at + piece] for at in range(0, len(items), piece))

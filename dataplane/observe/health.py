@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from dataplane.errors import HostError
 from dataplane.observe.state import NodeState, status_socket
 from dataplane.observe.status import document
+from dataplane.pieces import in_turns
 from dataplane.private_files import opened_directory
 
 if TYPE_CHECKING:
@@ -46,8 +47,11 @@ def health_app(state: NodeState) -> web.Application:
         # Imported at the first scrape: most nodes start without one, and start must be quick.
         from dataplane.observe.metrics import render
 
-        return web.Response(body=render(state), headers={"Content-Type": prometheus_type})
+        async with busy:
+            body = await in_turns(render(state))
+        return web.Response(body=body, headers={"Content-Type": prometheus_type})
 
+    busy = asyncio.Lock()  # one answer after the other, or many would make each turn long
     app = web.Application()
     app.router.add_get("/healthz", healthz)
     app.router.add_get("/readyz", readyz)
@@ -61,8 +65,11 @@ def status_app(state: NodeState) -> web.Application:
 
     async def status(_: web.Request) -> web.Response:
         await state.recount()
-        return web.json_response(document(state))
+        async with busy:
+            body = await in_turns(document(state))
+        return web.Response(body=body, content_type="application/json", charset="utf-8")
 
+    busy = asyncio.Lock()
     app = web.Application()
     app.router.add_get("/status", status)
     return app

@@ -5,7 +5,7 @@ The kernel does not count by peer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from dataplane.model import IPNetwork, Peer, PeerCounters
@@ -33,6 +33,6 @@ class KernelForwarding:
         """Packets dropped by reason."""
         return self.count_drops()
 
-    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
+    def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         """Return nothing."""
         return {}

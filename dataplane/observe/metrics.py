@@ -6,15 +6,23 @@ its series with it. A device that is rebuilt starts its counters at zero, which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dataplane.observe.state import NodeState
+from dataplane.model import Peer, PeerCounters
+from dataplane.observe.state import DeviceState, NodeState
+from dataplane.pieces import batched
 
 peer_fields = ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
+_unreachables, _unreachable = "dataplane_peer_icmp_unreachables_total", "dataplane_peer_unreachable"
+_peer_families = {
+    **{f"dataplane_peer_{name}_total": ("counter", f"Inner {name} by peer subnet") for name in peer_fields},
+    _unreachables: ("counter", "ICMP errors that say a peer is unreachable, by its subnet"),
+    _unreachable: ("gauge", "1 while ICMP says that a peer is unreachable"),
+}
 event_help = {
     "store_errors": "Failed contacts with the lease store",
     "table_updates": "Times the forwarding table was changed",
@@ -27,7 +35,7 @@ event_help = {
 
 
 class NodeCollector(Collector):
-    """Yields every metric of one node."""
+    """Yields every metric of one node but those by peer."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
@@ -49,27 +57,6 @@ class NodeCollector(Collector):
             yield CounterMetricFamily(f"dataplane_{name}", f"Core total {name}, all devices", value=count)
         for name, text in event_help.items():
             yield CounterMetricFamily(f"dataplane_{name}", text, value=self._state.events[name])
-        peers = {
-            name: CounterMetricFamily(f"dataplane_peer_{name}", f"Inner {name} by peer subnet", labels=("peer",))
-            for name in peer_fields
-        }
-        unreachables = CounterMetricFamily(
-            "dataplane_peer_icmp_unreachables",
-            "ICMP errors that say a peer is unreachable, by its subnet",
-            labels=("peer",),
-        )
-        unreachable = GaugeMetricFamily(
-            "dataplane_peer_unreachable", "1 while ICMP says that a peer is unreachable", labels=("peer",)
-        )
-        for device, peer, counters in self._state.peers():
-            label = (str(peer.prefix),)
-            for name, family in peers.items() if counters is not None else ():
-                family.add_metric(label, getattr(counters, name))
-            if device.port and peer.next_hop is not None:
-                told = device.unreachable.get(peer.next_hop)
-                unreachables.add_metric(label, 0 if told is None else told.count)
-                unreachable.add_metric(label, told is not None and told.reason is not None)
-        yield from (*peers.values(), unreachables, unreachable)
 
     def _gauges(self) -> Iterator[Metric]:
         state = self._state
@@ -103,8 +90,36 @@ class NodeCollector(Collector):
         yield from families.values()
 
 
-def render(state: NodeState) -> bytes:
-    """Return the metrics of `state` in Prometheus' text format."""
+def render(state: NodeState) -> Iterator[bytes]:
+    """Yield the metrics of `state` in Prometheus' text format, each part little work."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(NodeCollector(state))
-    return generate_latest(registry)
+    yield generate_latest(registry)
+    # The library would make some million objects of 100,000 peers, in one go.
+    made: dict[str, list[bytes]] = {name: [] for name in _peer_families}
+    for rows in batched(state.peers()):
+        for name, values in _peer_values(rows).items():
+            lines = (f'{name}{{peer="{prefix}"}} {float(value)}\n' for prefix, value in values)
+            made[name].append("".join(lines).encode())
+        yield b""
+    for name, (kind, text) in _peer_families.items():
+        yield f"# HELP {name} {text}\n# TYPE {name} {kind}\n".encode()
+        yield b"".join(made[name])
+
+
+def _peer_values(rows: Sequence[tuple[DeviceState, Peer, PeerCounters | None]]) -> dict[str, list[tuple[str, int]]]:
+    """Return, by metric, peers' prefixes and values."""
+    values: dict[str, list[tuple[str, int]]] = {
+        f"dataplane_peer_{name}_total": [
+            (str(peer.prefix), getattr(counters, name)) for _, peer, counters in rows if counters is not None
+        ]
+        for name in peer_fields
+    }
+    told = [
+        (str(peer.prefix), device.unreachable.get(peer.next_hop))
+        for device, peer, _ in rows
+        if device.port and peer.next_hop is not None
+    ]
+    values[_unreachables] = [(prefix, 0 if each is None else each.count) for prefix, each in told]
+    values[_unreachable] = [(prefix, each is not None and each.reason is not None) for prefix, each in told]
+    return values

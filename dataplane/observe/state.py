@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from dataplane.model import IPAddress, IPNetwork, Lease, Peer, PeerCounters, UnreachableReason
+from dataplane.pieces import pieces_of
 
 store_silence_s = 5.0
 status_socket = "status.sock"  # in the run directory
@@ -50,8 +51,8 @@ class Forwarding(Protocol):
         """Dropped packets by reason."""
         ...
 
-    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
-        """Counters by overlay prefix: of those in `only` that are in the table, or of all."""
+    def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
+        """Counters by overlay prefix, of those in the table, or of these."""
         ...
 
 
@@ -182,13 +183,14 @@ class NodeState:
             reasons.append(f"our lease {self.lease.key} has expired and could not be renewed")
         return reasons
 
-    def problems(self) -> list[str]:
-        """Return everything that is wrong, what keeps the node from being ready first."""
-        leases = [f"lease {key} is not used: {reason}" for key, reason in sorted(self.refused.items())]
-        doubts = [
-            f"lease {key} is of a node configured otherwise: {text}" for key, text in sorted(self.mismatched.items())
-        ]
-        return [*self.unready(), *self.notes.values(), *doubts, *leases]
+    def problems(self) -> Iterator[str]:
+        """Yield everything that is wrong, what keeps the node from being ready first."""
+        yield from self.unready()
+        yield from list(self.notes.values())
+        for key, text in list(self.mismatched.items()):
+            yield f"lease {key} is of a node configured otherwise: {text}"
+        for key, reason in list(self.refused.items()):
+            yield f"lease {key} is not used: {reason}"
 
     def workers_alive(self, device: DeviceState) -> int:
         """How many of the device's workers run."""
@@ -211,18 +213,21 @@ class NodeState:
         """The core's totals by name, over all devices."""
         return _sum(device.forwarding.counters() for device in self.devices.values() if device.forwarding)
 
-    def peers(self) -> list[tuple[DeviceState, Peer, PeerCounters | None]]:
-        """Every peer in a forwarding table with its counters, our own subnet left out; the kernel counts by no peer."""
-        rows = []
-        for device in self.devices.values():
-            if device.forwarding is None:
-                continue
-            counters = device.forwarding.peer_counters()
+    def peers(self) -> Iterator[tuple[DeviceState, Peer, PeerCounters | None]]:
+        """Yield the peers in the forwarding tables with their counters, our own subnet left out.
+
+        The kernel counts by no peer.
+        """
+        for device in list(self.devices.values()):
+            forwarding = device.forwarding
             uncounted = PeerCounters() if device.workers else None
-            for prefix, peer in device.forwarding.peers.items():
-                if peer.next_hop is not None:
-                    rows.append((device, peer, counters.get(prefix, uncounted)))
-        return rows
+            for prefixes in pieces_of(forwarding.peers if forwarding is not None else ()):
+                if forwarding is None or device.forwarding is not forwarding:
+                    break  # it is closed, and being built again
+                counters = forwarding.peer_counters(prefixes)
+                for peer in [forwarding.peers.get(prefix) for prefix in prefixes]:
+                    if peer is not None and peer.next_hop is not None:
+                        yield device, peer, counters.get(peer.prefix, uncounted)
 
 
 def _sum(parts: Iterable[dict[str, int]]) -> dict[str, int]:

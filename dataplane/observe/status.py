@@ -1,25 +1,47 @@
 """The status document: the node's truth as JSON (design: the contract), served on a unix socket by `health.py`.
 
-Pure. What must stay true: every key of the contract is always there, null or empty where there is nothing yet.
+Pure. What must stay true: every key of the contract is always there, null or empty where there is nothing yet; the
+document is made part by part, since that of a node with 100,000 leases takes a second.
 """
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from dataplane.model import Lease, Peer, PeerCounters
 from dataplane.observe.state import DeviceState, NodeState, PeerUnreachable, unreachable_words
+from dataplane.pieces import batched
 from dataplane.place import here
 
 
-def document(state: NodeState) -> dict[str, Any]:
-    """Return the status document. Times are Unix seconds, sizes bytes."""
+def document(state: NodeState) -> Iterator[bytes]:
+    """Yield the status document, each part little work. Times are Unix seconds, sizes bytes."""
+    yield json.dumps(_facts(state)).encode().removesuffix(b"}")
+    yield from _list("problems", state.problems())
+    yield from _list("peers", (_peer(*row) for row in state.peers()))
+    for name, told in (("refused_leases", state.refused), ("mismatched_leases", state.mismatched)):
+        yield from _list(name, ({"lease": key, "reason": text} for key, text in list(told.items())))
+    yield b"}"
+
+
+def _list(name: str, items: Iterator[Any]) -> Iterator[bytes]:
+    yield f', "{name}": ['.encode()
+    between = b""
+    for some in batched(items):
+        yield between + json.dumps(some)[1:-1].encode()
+        between = b", "
+    yield b"]"
+
+
+def _facts(state: NodeState) -> dict[str, Any]:
+    """Return all but the lists that grow with the leases."""
     lease = state.lease
     interface = state.interface
     return {
         "ready": not state.unready(),
-        "problems": state.problems(),
         "interface": None
         if interface is None
         else {
@@ -34,9 +56,6 @@ def document(state: NodeState) -> dict[str, Any]:
         "lease": None if lease is None else _lease(lease, state.vtep_mac),
         "subnet_file": state.subnet_file,
         "devices": [_device(state, device) for device in state.devices.values()],
-        "peers": [_peer(device, peer, counters) for device, peer, counters in state.peers()],
-        "refused_leases": [{"lease": key, "reason": reason} for key, reason in sorted(state.refused.items())],
-        "mismatched_leases": [{"lease": key, "reason": text} for key, text in sorted(state.mismatched.items())],
         "drops": state.drops(),
         "host_drops": state.host_drops(),
         "counters": state.counters(),

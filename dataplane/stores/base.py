@@ -18,6 +18,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from dataplane.model import IPAddress, Lease, LeaseAttrs, NetConf, Snapshot, WatchEvent
+from dataplane.pieces import paced
 
 
 class Store(Protocol):
@@ -39,9 +40,13 @@ class Store(Protocol):
         """
         async with aclosing(self.watch()) as events:
             first = await anext(events)
-        leases = first.leases if isinstance(first, Snapshot) else ()
-        own = (lease for lease in leases if public in (lease.attrs.public_ip, lease.attrs.public_ipv6))
-        return min(own, key=lambda lease: lease.born, default=None)  # of several the one that `acquire` keeps
+        own: Lease | None = None  # of several the one that `acquire` keeps
+        async for lease in paced(first.leases if isinstance(first, Snapshot) else ()):
+            if public not in (lease.attrs.public_ip, lease.attrs.public_ipv6):
+                continue
+            if own is None or lease.born < own.born:
+                own = lease
+        return own
 
     async def acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
         """Return our lease, choosing the subnet as flannel does (flannel.md section 2.4).

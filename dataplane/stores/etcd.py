@@ -12,6 +12,7 @@ Sources: flannel pkg/subnet/etcd/local_manager.go, registry.go; flannel.md secti
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
@@ -20,11 +21,12 @@ from math import inf
 from random import Random, SystemRandom
 
 from dataplane import config
+from dataplane.collector import settling
 from dataplane.errors import BadConfig, BadInput, BadLease, LeaseLost, NoConfig, StoreError
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores import etcd_pb2 as pb
 from dataplane.stores.base import Store
-from dataplane.stores.choice import choose, compatible, overlaps, span
+from dataplane.stores.choice import Choice, choose, compatible, overlaps, span
 from dataplane.stores.etcd_access import EtcdAccess
 from dataplane.stores.etcd_client import Client, Timing, Unanswered
 from dataplane.stores.etcd_leases import decode, text_of
@@ -148,33 +150,15 @@ class EtcdStore(Store):
         return conf, found.kvs[0].mod_revision
 
     async def _held(self) -> list[Held]:
-        held = []
-        for kv in (await listing(self._client, self._subnets.encode())).kvs:
-            try:
-                held.append(Held(kv, decode(kv, self._subnets.encode())))
-            except BadLease:
-                # Unusable to forward by, yet somebody's: what its key names is taken.
-                with suppress(BadLease):
-                    held.append(Held(kv, Lease(*parse_key(text_of(kv.key)), LeaseAttrs())))
-        return held
+        found = await listing(self._client, self._subnets.encode())
+        return await asyncio.to_thread(_decoded, found, self._subnets.encode())  # 100,000 take seconds
 
     async def _try_acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease | None:
         if attrs.public_ip is None:
             raise BadInput("a lease in etcd needs a public IPv4 address, by which the node is known")
         conf, config_revision = await self._config()
         held = await self._held()
-        own = [entry for entry in held if entry.lease.attrs.public_ip == attrs.public_ip]
-        others = [entry.lease for entry in held if entry.lease.attrs.public_ip != attrs.public_ip]
-        own.sort(key=lambda entry: entry.lease.born)  # peers use the oldest of one public address
-        kept = next((e for e in own if compatible(conf, e.lease) and not _has_elder(e.lease, others)), None)
-        choice = choose(
-            conf,
-            kept.lease if kept else None,
-            previous,
-            [span(other.subnet) for other in others if other.subnet is not None],
-            [span(other.ipv6_subnet) for other in others if other.ipv6_subnet is not None],
-            self._random,
-        )
+        own, others, kept, choice = await asyncio.to_thread(self._choose, conf, held, attrs, previous)
         lease = Lease(choice.subnet, choice.ipv6_subnet, attrs)
         if kept is not None and any(other.key == lease.key for other in others):
             lease = replace(lease, spelled=kept.lease.spelled)  # somebody younger has the plain key
@@ -197,6 +181,24 @@ class EtcdStore(Store):
         if written is not None and written.ipv6_subnet is not None and kept is None:
             return await self._unless_contested(written)
         return written
+
+    def _choose(
+        self, conf: NetConf, held: Sequence[Held], attrs: LeaseAttrs, previous: Lease | None
+    ) -> tuple[list[Held], list[Lease], Held | None, Choice]:
+        """Return what is ours of what is held, what is others', what of ours can be kept, and the subnets to take."""
+        own = [entry for entry in held if entry.lease.attrs.public_ip == attrs.public_ip]
+        others = [entry.lease for entry in held if entry.lease.attrs.public_ip != attrs.public_ip]
+        own.sort(key=lambda entry: entry.lease.born)  # peers use the oldest of one public address
+        kept = next((e for e in own if compatible(conf, e.lease) and not _has_elder(e.lease, others)), None)
+        choice = choose(
+            conf,
+            kept.lease if kept else None,
+            previous,
+            [span(other.subnet) for other in others if other.subnet is not None],
+            [span(other.ipv6_subnet) for other in others if other.ipv6_subnet is not None],
+            self._random,
+        )
+        return own, others, kept, choice
 
     def _key_of(self, lease: Lease) -> bytes:
         return (lease.spelled or f"{self._subnets}/{_key(lease)}").encode()
@@ -255,18 +257,35 @@ class EtcdStore(Store):
         comparison of keys notices. Each looks again after writing; the younger sees the older and gives way.
         """
         held = await self._held()
-        mine = next((entry.kv for entry in held if entry.kv.key == self._key_of(lease)), None)
+        key = self._key_of(lease)
+        mine = next((entry.kv for entry in held if entry.kv.key == key), None)
         if mine is None:
             return None
-        older = [
-            span(entry.lease.ipv6_subnet)
-            for entry in held
-            if entry.lease.ipv6_subnet is not None and entry.kv.create_revision < mine.create_revision
-        ]
-        if lease.ipv6_subnet is None or not overlaps(older, lease.ipv6_subnet):
+        if not await asyncio.to_thread(_contested, held, mine, lease):
             return lease
         await self._revoke(mine.lease)
         return None
+
+
+def _decoded(found: pb.RangeResponse, folder: bytes) -> list[Held]:
+    held = []
+    for kv in settling(found.kvs):
+        try:
+            held.append(Held(kv, decode(kv, folder)))
+        except BadLease:
+            # Unusable to forward by, yet somebody's: what its key names is taken.
+            with suppress(BadLease):
+                held.append(Held(kv, Lease(*parse_key(text_of(kv.key)), LeaseAttrs())))
+    return held
+
+
+def _contested(held: Sequence[Held], mine: pb.KeyValue, lease: Lease) -> bool:
+    older = [
+        span(entry.lease.ipv6_subnet)
+        for entry in held
+        if entry.lease.ipv6_subnet is not None and entry.kv.create_revision < mine.create_revision
+    ]
+    return lease.ipv6_subnet is not None and overlaps(older, lease.ipv6_subnet)
 
 
 def _key(lease: Lease) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from dataplane.collector import settling
 from dataplane.errors import BadLease, printable
 from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, RefusedLease, Snapshot, WatchEvent
 from dataplane.stores import etcd_pb2 as pb
@@ -72,7 +73,7 @@ def delete_event(key: bytes, folder: bytes) -> WatchEvent:
 def snapshot(kvs: Iterable[pb.KeyValue], folder: bytes) -> Snapshot:
     """Return the whole that all keys are."""
     leases, refused = [], []
-    for kv in kvs:
+    for kv in settling(kvs):
         match put_event(kv, folder):
             case LeasePut(lease):
                 leases.append(lease)

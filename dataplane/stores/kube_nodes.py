@@ -8,11 +8,13 @@ name comes first), and the others are refused. Our own Node shows the very lease
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left, insort
 from collections.abc import Set
 from dataclasses import dataclass, replace
 
 from dataplane.errors import BadInput, BadLease
 from dataplane.model import (
+    Born,
     Lease,
     LeaseGone,
     LeasePut,
@@ -50,15 +52,16 @@ class Nodes:
         self._facts: dict[str, Facts] = {}
         self._leases: dict[str, Lease] = {}
         self._faults: dict[str, str] = {}
-        self._holders: dict[str, set[str]] = {}
+        self._holders: dict[str, list[tuple[Born, str]]] = {}  # who has a subnet, the oldest first
         self._told: dict[str, LeasePut | LeaseRefused] = {}
 
     def hold(self, own: Own) -> None:
         """Take in that this lease is ours, before its annotations are written."""
+        before = self._holder(own.lease.key)
         self._own = own
         facts = self._facts.get(own.name)
         if facts is not None:
-            self._set(own.name, facts)
+            self._set(own.name, facts, before)
 
     def put(self, node: Node) -> list[WatchEvent]:
         """Take in a Node that was added or changed; return what to tell: mostly nothing, Nodes change all the time."""
@@ -71,10 +74,9 @@ class Nodes:
         """Take in that a Node is gone; return what to tell."""
         return self._set(name, None)
 
-    def retain(self, names: Set[str]) -> None:
-        """Take in that there are no other Nodes than these."""
-        for name in self._facts.keys() - names:
-            self._set(name, None)
+    def others(self, names: Set[str]) -> Set[str]:
+        """Return the names of what is known beside these."""
+        return self._facts.keys() - names
 
     def snapshot(self) -> Snapshot:
         """Return the whole."""
@@ -84,16 +86,21 @@ class Nodes:
             tuple(event.refused for event in told if isinstance(event, LeaseRefused)),
         )
 
-    def _set(self, name: str, facts: Facts | None) -> list[WatchEvent]:
-        touched = {name}
-        before = self._leases.pop(name, None)
-        self._faults.pop(name, None)
+    def _set(self, name: str, facts: Facts | None, *others: str | None) -> list[WatchEvent]:
+        """Take in what a Node is, and tell that of it and of these others, and of who had or has what it had or has.
+
+        A subnet may be that of 100,000 Nodes; the work does not grow with them.
+        """
+        touched = {name, *others}
+        before = self._leases.get(name)
         if before is not None:
+            touched.add(self._holder(before.key))
             holders = self._holders[before.key]
-            touched |= holders
-            holders.discard(name)
+            del holders[bisect_left(holders, (before.born, name))]
             if not holders:
                 del self._holders[before.key]
+            del self._leases[name]
+        self._faults.pop(name, None)
         if facts is None:
             self._facts.pop(name, None)
         else:
@@ -101,11 +108,12 @@ class Nodes:
             self._read(name, facts)
         after = self._leases.get(name)
         if after is not None:
-            self._holders.setdefault(after.key, set()).add(name)
-            touched |= self._holders[after.key]
+            touched.add(self._holder(after.key))
+            insort(self._holders.setdefault(after.key, []), (after.born, name))
         keys = dict.fromkeys(lease.key for lease in (before, after) if lease is not None)
+        touched.update(self._holder(key) for key in keys)
         wants = {key: self._holder_event(key) for key in keys} | {
-            refused_key(other): self._refusal(other) for other in touched
+            refused_key(other): self._refusal(other) for other in touched if other is not None
         }
         return [event for key, want in wants.items() for event in self._tell(key, want)]
 
@@ -137,17 +145,27 @@ class Nodes:
         # The Node says what we are, and an administrator has just set what it should say instead.
         return replace(lease, attrs=replace(ours, **published(texts)))
 
-    def _holder(self, key: str) -> str:
-        ours = self._own.name if self._own is not None else None
-        return min(self._holders[key], key=lambda name: (name != ours, self._leases[name].born, name))
+    def _holder(self, key: str) -> str | None:
+        holders = self._holders.get(key)
+        if not holders:
+            return None
+        ours = self._own.name if self._own is not None else ""
+        lease = self._leases.get(ours)
+        if lease is not None and lease.key == key:
+            at = bisect_left(holders, (lease.born, ours))
+            if holders[at : at + 1] == [(lease.born, ours)]:
+                return ours
+        return holders[0][1]
 
     def _holder_event(self, key: str) -> LeasePut | None:
-        return LeasePut(self._leases[self._holder(key)]) if key in self._holders else None
+        holder = self._holder(key)
+        return None if holder is None else LeasePut(self._leases[holder])
 
     def _refusal(self, name: str) -> LeaseRefused | None:
         reason = self._faults.get(name, "")
         lease = self._leases.get(name)
-        if lease is not None and (holder := self._holder(lease.key)) != name:
+        holder = None if lease is None else self._holder(lease.key)
+        if lease is not None and holder is not None and holder != name:
             first = self._leases[holder].born <= lease.born
             why = "which was there first" if first else "which is ours; it was there first, so other nodes refuse ours"
             reason = f"its subnet {lease.key} is node {holder}'s, {why}"

@@ -20,8 +20,10 @@ from random import Random
 
 import msgspec
 
+from dataplane.collector import settling
 from dataplane.errors import StoreError
 from dataplane.model import WatchEvent
+from dataplane.pieces import paced
 from dataplane.stores.kube_client import KubeClient, Refused, connected, gone
 from dataplane.stores.kube_nodes import Nodes
 from dataplane.stores.kube_objects import Node
@@ -100,8 +102,9 @@ async def follow(
 
 
 async def _replace(nodes: Nodes, listed: list[Node]) -> None:
-    nodes.retain({node.metadata.name for node in listed})
-    for number, node in enumerate(listed):
+    async for name in paced(nodes.others({node.metadata.name for node in listed})):
+        nodes.delete(name)
+    for number, node in enumerate(settling(listed), 1):
         nodes.put(node)
         if number % breath == 0:
             await asyncio.sleep(0)

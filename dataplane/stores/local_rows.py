@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
 from math import inf
 
+from dataplane.collector import settling
 from dataplane.errors import BadLease
 from dataplane.model import (
     Born,
@@ -167,13 +168,13 @@ def changes(connection: sqlite3.Connection, since: int | None) -> Changes:
     ).fetchall()
     if rows[0][0] != since + 1:
         return Changes([snapshot(connection)], newest)
-    return Changes([_event(row[1], row[2:]) for row in rows], newest)
+    return Changes([_event(row[1], row[2:]) for row in settling(rows)], newest)
 
 
 def snapshot(connection: sqlite3.Connection) -> Snapshot:
     """Return all leases; those that cannot be decoded are set apart."""
     leases, refused = [], []
-    for row in connection.execute(f"SELECT {lease_columns} FROM lease").fetchall():  # noqa: S608 (constants)
+    for row in settling(connection.execute(f"SELECT {lease_columns} FROM lease")):  # noqa: S608 (constants)
         try:
             leases.append(decode(row))
         except BadLease as error:

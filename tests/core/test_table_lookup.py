@@ -158,8 +158,12 @@ def test_ten_thousand_peers_go_under_traffic(vxlan_edges: Edges) -> None:
 def test_more_peers_than_the_table_holds() -> None:
     with Edges("vxlan") as edges:
         prefixes = IPv4Network("20.0.0.0/8").subnets(new_prefix=32)
-        with pytest.raises(CoreError, match=f"at most {max_peers}"):
-            edges.forwarder.update(Peer(next(prefixes), hop, peer_mac) for _ in range(max_peers))
+        refused = edges.forwarder.update(Peer(next(prefixes), hop, peer_mac) for _ in range(max_peers))
+        assert len(edges.forwarder.peers) == max_peers and not refused.keys() & edges.forwarder.peers.keys()
+        assert set(refused.values()) == {f"the forwarding table holds at most {max_peers} prefixes"}
+        prefix = next(iter(refused))
+        some = next(net for net, peer in edges.forwarder.peers.items() if peer.next_hop == hop)
+        assert edges.forwarder.update([Peer(prefix, hop, peer_mac)], [some]) == {}
 
 
 def test_a_reused_slot_begins_at_zero(vxlan_edges: Edges) -> None:
@@ -193,11 +197,25 @@ def test_a_peer_that_changes_keeps_its_counters(vxlan_edges: Edges) -> None:
 def test_refusals_leave_the_table_as_it_was(vxlan_edges: Edges) -> None:
     wrong = Peer(ip_network("10.5.22.0/24"), ip_address("2001:db8::1"), peer_mac)
     for _ in range(3):
-        with pytest.raises(CoreError, match=r"10\.5\.22\.0/24"):
-            vxlan_edges.forwarder.update([wrong])
+        assert vxlan_edges.forwarder.update([wrong]) == {wrong.prefix: "Address family not supported by protocol"}
     assert wrong.prefix not in vxlan_edges.forwarder.peers
     vxlan_edges.send_tun(good_out)
     assert vxlan_edges.recv_underlay()[0][22:] == good_out
+
+
+def test_a_refused_peer_leaves_its_place_empty_and_the_others_in_theirs(vxlan_edges: Edges) -> None:
+    first, second = ip_network("10.5.24.0/24"), ip_network("10.5.25.0/24")
+    vxlan_edges.forwarder.update([Peer(first, hop, peer_mac)])
+    wrong = Peer(first, ip_address("2001:db8::1"), peer_mac)
+    assert set(vxlan_edges.forwarder.update([wrong, Peer(second, hop, peer_mac)])) == {first}
+    assert first not in vxlan_edges.forwarder.peers and second in vxlan_edges.forwarder.peers
+    there, gone = bytes(outward(dst="10.5.25.1")), bytes(outward(dst="10.5.24.1"))
+    with vxlan_edges.expect_drops(send_no_route=1):
+        vxlan_edges.send_tun(gone)
+        assert vxlan_edges.recv_tun()[1] == net_unreachable(gone, ip_address("10.5.1.0"))
+    vxlan_edges.send_tun(there)
+    assert vxlan_edges.recv_underlay()[0][22:] == there
+    vxlan_edges.forwarder.update([], [second])
 
 
 def test_two_slots_may_not_hold_one_prefix(vxlan_edges: Edges) -> None:
@@ -211,8 +229,9 @@ def test_two_slots_may_not_hold_one_prefix(vxlan_edges: Edges) -> None:
     for slot, host_bits in ((max_peers - 1, 0), (max_peers - 2, 77)):
         ffi.memmove(raw.prefix.bytes, bytes([10, 5, 23, host_bits]), 4)
         assert lib.dp_peer_set(core, slot, raw) == 0
+    spare = Peer(ip_network("10.5.26.0/24"), hop, peer_mac)
     with pytest.raises(CoreError) as refused:
-        vxlan_edges.forwarder.update([])
+        vxlan_edges.forwarder.update([spare])
     assert refused.value.errno == 17
     with vxlan_edges.expect_drops(send_no_route=1):
         vxlan_edges.send_tun(bytes(outward(dst="10.5.23.1", src="224.0.0.1")))
@@ -220,7 +239,11 @@ def test_two_slots_may_not_hold_one_prefix(vxlan_edges: Edges) -> None:
         assert vxlan_edges.recv_underlay_until(good_out) == []
     for slot in (max_peers - 1, max_peers - 2):
         assert lib.dp_peer_clear(core, slot) == 0
-    vxlan_edges.forwarder.update([])
+    vxlan_edges.forwarder.update([])  # what was asked for is published now
+    to_spare = bytes(outward(dst="10.5.26.1"))
+    vxlan_edges.send_tun(to_spare)
+    assert vxlan_edges.recv_underlay()[0][22:] == to_spare
+    vxlan_edges.forwarder.update([], [spare.prefix])
 
 
 @pytest.mark.parametrize("slot", [max_peers, 2**32 - 1])

@@ -7,7 +7,7 @@ asked; `VirtualClock` a clock that moves when somebody waits. Kernel behaviour i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Interface, ip_interface, ip_network
 from typing import Any
@@ -71,6 +71,7 @@ class FakeForwarder:
         self.peers: dict[IPNetwork, Peer] = {}
         self.failures: tuple[str, ...] = ()
         self.refuses: set[IPNetwork] = set()
+        self.out_of_memory = False
         self.started = 0
         self.commits = 0
         self.touched = 0
@@ -78,16 +79,22 @@ class FakeForwarder:
     def start(self) -> None:
         self.started += 1
 
-    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> None:
+    def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> dict[IPNetwork, str]:
+        refused = {}
         for prefix in remove:
             self.touched += 1
             self.peers.pop(prefix, None)
         for peer in put:
             self.touched += 1
             if peer.prefix in self.refuses:
-                raise CoreError("dp_peer_set", 22, f"peer {peer.prefix}")
-            self.peers[peer.prefix] = peer
+                refused[peer.prefix] = "Invalid argument"
+                self.peers.pop(peer.prefix, None)
+            else:
+                self.peers[peer.prefix] = peer
+        if self.out_of_memory:
+            raise CoreError("dp_commit", 12, "Cannot allocate memory")
         self.commits += 1
+        return refused
 
     def forbid(self, offload: str) -> None:
         self.offloads -= {offload}
@@ -98,7 +105,7 @@ class FakeForwarder:
     def drops(self) -> dict[str, int]:
         return {}
 
-    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
+    def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         return {}
 
 

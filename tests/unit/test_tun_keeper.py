@@ -196,7 +196,7 @@ def test_peer_that_the_core_refuses_keeps_nobody_else_out() -> None:
         node.device.forwarder.refuses.clear()
         await node.keeper.ensure()
         assert bad in node.table
-        assert node.state.problems() == []
+        assert list(node.state.problems()) == []
 
     go(scenario())
 

@@ -46,10 +46,10 @@ class Counting(FakeForwarder):
         self.packets: dict[IPNetwork, tuple[int, int]] = {}
         self.asked = 0
 
-    def peer_counters(self, only: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
-        assert only is not None  # of tens of thousands of peers nobody reads all once a second
+    def peer_counters(self, prefixes: Collection[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
+        assert prefixes is not None  # of tens of thousands of peers nobody reads all once a second
         self.asked += 1
-        counters = {each: self.packets.get(each, (0, 0)) for each in only if each in self.peers}
+        counters = {each: self.packets.get(each, (0, 0)) for each in prefixes if each in self.peers}
         return {each: PeerCounters(tx_packets=tx, rx_packets=rx) for each, (tx, rx) in counters.items()}
 
 

@@ -1,0 +1,188 @@
+"""What of a store's list of 100,000 leases is one call that nothing interrupts: CPU time of each, the better of two.
+
+    .venv/bin/python bench/holds_stores.py [--leases 100000]
+
+A list is decoded in a thread (etcd, the embedded store) or page by page (Kubernetes), so what holds the event loop is
+a single call into C, which keeps the interpreter to itself, and the garbage collector, whose longest run is shown too.
+The rest is bench/holds.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+
+import msgspec
+
+from dataplane import collector
+from dataplane.model import NetConf, Snapshot
+from dataplane.stores import etcd_pb2 as pb
+from dataplane.stores import local_rows
+from dataplane.stores.etcd_leases import Spellings
+from dataplane.stores.kube_client import page_size
+from dataplane.stores.kube_nodes import Nodes
+from dataplane.stores.kube_objects import NodeList
+from dataplane.stores.local_database import Database, LeaseClock
+
+rounds = 2
+conf = NetConf(network=IPv4Network("8.0.0.0/6"), subnet_len=24, backend_type="vxlan")
+_begun = [0.0]
+_longest = [0.0]
+
+
+def _collected(phase: str, _: Mapping[str, int]) -> None:
+    if phase == "start":
+        _begun[0] = time.thread_time()
+    else:
+        _longest[0] = max(_longest[0], time.thread_time() - _begun[0])
+
+
+def _took(what: str, work: Callable[[], object], note: str = "") -> None:
+    best, collected = 1e9, 0.0
+    for _ in range(rounds):
+        collector.settle()
+        _longest[0] = 0.0
+        begun = time.thread_time()
+        result = work()
+        best = min(best, time.thread_time() - begun)
+        collected = max(collected, _longest[0])
+        del result
+    print(f"{what:70} {1e3 * best:8.1f} ms  collector {1e3 * collected:5.1f} ms  {note}", flush=True)
+
+
+def _freed(what: str, make: Callable[[], list[object]]) -> None:
+    best = 1e9
+    for _ in range(rounds):
+        held = make()
+        collector.settle()
+        begun = time.thread_time()
+        held.clear()
+        best = min(best, time.thread_time() - begun)
+    print(f"{what:70} {1e3 * best:8.1f} ms", flush=True)
+
+
+def _value(number: int) -> str:
+    mac = f"02:00:00:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
+    return (
+        f'{{"PublicIP":"{IPv4Address("172.16.0.0") + number}","PublicIPv6":null,"BackendType":"vxlan",'
+        f'"BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}'
+    )
+
+
+def etcd(leases: int) -> None:
+    base = IPv4Address("8.0.0.0")
+    answer = pb.RangeResponse()
+    for number in range(1, leases + 1):
+        answer.kvs.add(
+            key=f"/coreos.com/network/subnets/{base + (number << 8)}-24".encode(),
+            value=_value(number).encode(),
+            mod_revision=number,
+            create_revision=number,
+        )
+    message = answer.SerializeToString()
+    _took(
+        "etcd: the answer out of its bytes, in the event loop's thread",
+        lambda: pb.RangeResponse.FromString(message),
+        f"{len(message) / 1e6:.0f} MB",
+    )
+    spellings = Spellings()
+    _took("etcd: the whole decoded, in a thread", lambda: spellings.replace(answer.kvs), "interruptible")
+    _freed("etcd: what was known before, freed", lambda: [_known(answer)])
+    _freed("etcd: the answer, freed", lambda: [pb.RangeResponse.FromString(message)])
+
+
+def _known(answer: pb.RangeResponse) -> Spellings:
+    spellings = Spellings()
+    spellings.replace(answer.kvs)
+    return spellings
+
+
+def local(leases: int) -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        database = Database(Path(directory) / "leases.sqlite3", 86400.0, LeaseClock(), create=True)
+        with database.write() as connection:
+            rows = (
+                (
+                    f"{IPv4Address('8.0.0.0') + (number << 8)}/24",
+                    str(IPv4Address("172.16.0.0") + number),
+                    _value(number),
+                )
+                for number in range(1, leases + 1)
+            )
+            connection.executemany("INSERT INTO lease (subnet, node, value) VALUES (?, ?, ?)", rows)
+
+        def read() -> Snapshot:
+            with database.read() as connection:
+                return local_rows.snapshot(connection)
+
+        _took("embedded store: the whole decoded, in a thread", read, "interruptible")
+        _freed("embedded store: a snapshot that nobody shares, freed", lambda: [read()])
+        database.close()
+
+
+def kube(leases: int) -> None:
+    def page(padding: int, extra: int, first: int, nodes: int) -> bytes:
+        items = [
+            {
+                "metadata": {
+                    "name": f"node-{number}",
+                    "creationTimestamp": "2026-01-02T03:04:05Z",
+                    "annotations": {
+                        "flannel.alpha.coreos.com/kube-subnet-manager": "true",
+                        "flannel.alpha.coreos.com/backend-type": "vxlan",
+                        "flannel.alpha.coreos.com/public-ip": str(IPv4Address("172.16.0.0") + number),
+                        "flannel.alpha.coreos.com/backend-data": json.dumps(
+                            {
+                                "VNI": 1,
+                                "VtepMAC": f"02:00:00:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}",
+                            }
+                        ),
+                        "other.example/text": "x" * extra,
+                    },
+                },
+                "spec": {"podCIDRs": [f"{IPv4Address('8.0.0.0') + (number << 8)}/24"]},
+                "status": {"images": ["y" * 100] * (padding // 100)},
+            }
+            for number in range(first, first + nodes)
+        ]
+        return json.dumps({"metadata": {"resourceVersion": "7"}, "items": items}).encode()
+
+    usual, largest = page(10_000, 0, 1, page_size), page(10_000, 250_000, 1, page_size)
+    for what, body in (("of 10 kB each", usual), ("of 260 kB each, the most there can be", largest)):
+        _took(
+            f"Kubernetes: a page of {page_size} Nodes {what}",
+            lambda body=body: msgspec.json.decode(body, type=NodeList),
+            f"{len(body) / 1e6:.0f} MB",
+        )
+    nodes = Nodes("flannel.alpha.coreos.com/", conf)
+    first = 1
+    while first <= leases:
+        for node in collector.settling(msgspec.json.decode(page(0, 0, first, page_size), type=NodeList).items):
+            nodes.put(node)
+        first += page_size
+    _took("Kubernetes: the snapshot out of what is known", nodes.snapshot)
+    names = {f"node-{number}" for number in range(1, leases + 1)}
+    _took("Kubernetes: who is not there any more", lambda: nodes.others(names))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    stores = {"etcd": etcd, "local": local, "kube": kube}
+    parser.add_argument("stores", nargs="*", default=list(stores), metavar="STORE", help=", ".join(stores))
+    parser.add_argument("--leases", type=int, default=100_000)
+    args = parser.parse_args()
+    gc.callbacks.append(_collected)
+    for name in args.stores:
+        stores[name](args.leases)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -17,7 +17,7 @@ SANITIZE := -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefin
 .PHONY: help setup build gen demo test test-c test-python fuzz fuzz-coverage lint bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.packages ## install what building, testing and the demo need (Debian packages as root; .venv for Python)
 

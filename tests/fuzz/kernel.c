@@ -97,7 +97,7 @@ static bool is_readable(int fd)
 	return queue->taken < queue->used;
 }
 
-/* What the forwarder waits for, in the order it said, which is that of the events. */
+/* What the worker waits for, in the order it said, which is that of the events. */
 static struct {
 	int fd;
 	epoll_data_t data;
@@ -106,22 +106,31 @@ static uint32_t watched_used;
 
 int __wrap_epoll_create1(int flags)
 {
-	REQUIRE(flags == EPOLL_CLOEXEC);
+	bool is_bulk = kernel->waits & 1;
+
+	REQUIRE(flags == EPOLL_CLOEXEC && kernel->waits < 3);
 	errno = EMFILE;
 	if (kernel->refused & kernel_refuses_epoll)
 		return -1;
-	watched_used = 0;
 	kernel->open++;
+	kernel->waits |= is_bulk ? 2 : 1;
+	if (is_bulk)
+		return kernel_bulk_wait_fd;
+	watched_used = 0;
 	return kernel_wait_fd;
 }
 
 int __wrap_epoll_ctl(int wait_fd, int operation, int fd, struct epoll_event *event)
 {
-	REQUIRE(wait_fd == kernel_wait_fd && operation == EPOLL_CTL_ADD && event->events == EPOLLIN);
-	REQUIRE(watched_used < 2 * kernel_queues + 1);
+	REQUIRE(operation == EPOLL_CTL_ADD && event->events == EPOLLIN);
 	errno = ENOSPC;
 	if (fd == kernel->unwatched_fd)
 		return -1;
+	if (wait_fd == kernel_bulk_wait_fd) {
+		REQUIRE(fd == kernel_stop_fd);
+		return 0;
+	}
+	REQUIRE(wait_fd == kernel_wait_fd && watched_used < 2 * kernel_queues + 1);
 	watched[watched_used].fd = fd;
 	watched[watched_used++].data = event->data;
 	return 0;
@@ -155,7 +164,9 @@ int __wrap_close(int fd)
 {
 	if (fd < kernel_fd)
 		return __real_close(fd);
-	REQUIRE((fd == kernel_stop_fd || fd == kernel_wait_fd) && kernel->open > 0);
+	REQUIRE((fd == kernel_stop_fd || fd == kernel_wait_fd || fd == kernel_bulk_wait_fd) && kernel->open > 0);
+	if (fd != kernel_stop_fd)
+		kernel->waits &= ~(1u << (fd - kernel_wait_fd));
 	kernel->open--;
 	return 0;
 }

@@ -24,6 +24,7 @@ enum {
 	kernel_tunnel_fd = kernel_receive_fd + kernel_queues,
 	kernel_stop_fd,
 	kernel_wait_fd,
+	kernel_bulk_wait_fd, /* of the worker that no input here is long enough for (tests/core/test_bulk.py) */
 	kernel_source_fd, /* and those behind it */
 	kernel_source_port = 40000,
 };
@@ -83,6 +84,7 @@ struct scheduling {
 struct kernel {
 	struct dp *dp;
 	bool is_ipv4; /* the underlay */
+	uint32_t waits; /* bits: the worker has its epoll instance, and the bulk worker */
 	struct queue tun[kernel_queues];
 	struct queue underlay[kernel_queues];
 	struct records wire;

@@ -9,7 +9,7 @@
 
 #ifdef FORMAT_VXLAN
 enum { format = DP_BACKEND_VXLAN };
-#else
+#elif defined(FORMAT_UDP)
 enum { format = DP_BACKEND_UDP };
 #endif
 
@@ -53,5 +53,14 @@ void commit(struct play *play);
 /* The peer that has the overlay's net number net, behind the hop. Net 1 is ours. */
 struct dp_peer make_peer(uint32_t version, uint32_t net, uint32_t hop, uint32_t mac, uint32_t family);
 void set_peer(struct play *play, uint32_t slot, const struct dp_peer *peer);
+
+/* What the input's first four bytes say. */
+struct dp_config make_config(const uint8_t *input);
+
+/* Live what the input says, and judge it. */
+void live(const uint8_t *input, size_t size);
+
+/* Calls and lives that are always the same (fixed.c). */
+void check_fixed(void);
 
 #endif

@@ -331,7 +331,7 @@ static void step_out(struct play *play, bool is_raw)
 
 static uint32_t put_encap(uint8_t *out, uint32_t version, uint32_t mac)
 {
-	if (format == DP_BACKEND_UDP)
+	if (!overhead_of(&kernel->dp->config))
 		return 0;
 	memcpy(out, (uint8_t[8]){8, 0, 0, 0, 0, 0, 1, 0}, 8);
 	memcpy(out + 8, own_mac, 6);

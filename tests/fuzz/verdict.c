@@ -212,10 +212,12 @@ void judge_out(struct verdict *verdict, const struct rules *rules, const uint8_t
 	struct look look;
 
 	if (!look_at(data, len, &look) || look.len != len) {
+		counters->tun_packets++;
 		counters->drop_send_malformed++;
 		return;
 	}
 	packets = is_super ? cut_count(&look, offload->gso_size) : 1;
+	counters->tun_packets += packets;
 	if (is_nobodys(look_destination(&look), look.version)) {
 		counters->drop_send_multicast += packets;
 		return;
@@ -452,6 +454,7 @@ void judge_in(struct verdict *verdict, const struct rules *rules, const struct a
 	uint32_t overhead = overhead_of(rules->config), segment = arrived->segment, at = 0;
 	struct look look;
 
+	verdict->counters.underlay_datagrams++;
 	if (arrived->is_truncated) {
 		verdict->counters.drop_receive_truncated++;
 		return;
@@ -466,6 +469,7 @@ void judge_in(struct verdict *verdict, const struct rules *rules, const struct a
 		judge_datagram(verdict, rules, arrived, segment);
 		return;
 	}
+	verdict->counters.underlay_datagrams += (arrived->len - 1) / segment;
 	for (; at < arrived->len; at += segment) {
 		struct arrived one = *arrived;
 

@@ -132,6 +132,8 @@ class Campaign:
             self.report["phases"][name]["seconds"] = round(time.monotonic() - begun, 1)
 
     async def _phase(self, name: str, trigger: Callable[[], Any]) -> None:
+        for _ in range(10):  # what the phase before began comes to its end
+            await self._stir()
         self._faults.seen.clear()
         await trigger()
         await self._whole(f"{name} without faults")

@@ -153,7 +153,7 @@ def test_a_long_list_comes_in_pages_of_one_version(tmp_path: Path) -> None:
         first = await anext(events)
         assert isinstance(first, Snapshot)
         assert len(first.leases) == 1100
-        assert lists(server) == 3
+        assert lists(server) == 6
         await events.aclose()
         await store.close()
 

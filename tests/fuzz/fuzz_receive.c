@@ -57,8 +57,13 @@ static void check(struct dp *dp, const struct dp_counters *before)
 	right->tun_writes = kernel->seen.tun_writes;
 	REQUIRE(kernel->host.used + right->drop_icmp_limited == verdict.host.used);
 	REQUIRE(!right->drop_icmp_limited || verdict.host.used > 50);
-	for (size_t word = 0; word < sizeof(after) / 8; word++)
-		REQUIRE(((uint64_t *)&after)[word] - ((const uint64_t *)before)[word] == ((uint64_t *)right)[word]);
+	for (size_t word = 0; word < sizeof(after) / 8; word++) {
+		uint64_t got = ((uint64_t *)&after)[word] - ((const uint64_t *)before)[word], wanted = ((uint64_t *)right)[word];
+
+		if (got != wanted)
+			fprintf(stderr, "counter %zu: %llu, right is %llu\n", word, (unsigned long long)got, (unsigned long long)wanted);
+		REQUIRE(got == wanted);
+	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -106,14 +106,14 @@ static uint32_t watched_used;
 
 int __wrap_epoll_create1(int flags)
 {
-	bool is_bulk = kernel->waits & 1;
+	bool is_bulk = kernel->is_bulk_next;
 
-	REQUIRE(flags == EPOLL_CLOEXEC && kernel->waits < 3);
+	REQUIRE(flags == EPOLL_CLOEXEC);
 	errno = EMFILE;
 	if (kernel->refused & kernel_refuses_epoll)
 		return -1;
 	kernel->open++;
-	kernel->waits |= is_bulk ? 2 : 1;
+	kernel->is_bulk_next = !is_bulk;
 	if (is_bulk)
 		return kernel_bulk_wait_fd;
 	watched_used = 0;
@@ -166,7 +166,7 @@ int __wrap_close(int fd)
 		return __real_close(fd);
 	REQUIRE((fd == kernel_stop_fd || fd == kernel_wait_fd || fd == kernel_bulk_wait_fd) && kernel->open > 0);
 	if (fd != kernel_stop_fd)
-		kernel->waits &= ~(1u << (fd - kernel_wait_fd));
+		kernel->is_bulk_next = false;
 	kernel->open--;
 	return 0;
 }

@@ -84,7 +84,7 @@ struct scheduling {
 struct kernel {
 	struct dp *dp;
 	bool is_ipv4; /* the underlay */
-	uint32_t waits; /* bits: the worker has its epoll instance, and the bulk worker */
+	bool is_bulk_next; /* to make its epoll instance */
 	struct queue tun[kernel_queues];
 	struct queue underlay[kernel_queues];
 	struct records wire;

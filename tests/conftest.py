@@ -2,6 +2,7 @@
 
 What must stay true: within an enclosure one test runs at a time; names, addresses, ports and processes are its alone.
 Where no enclosure can be made the run ends with the reason and exit code 1, as it does without workers (lab_fixtures).
+No example has a time limit of its own: a busy machine makes any of them slow, and that is no finding.
 """
 
 from __future__ import annotations
@@ -11,9 +12,13 @@ import sys
 
 import pytest
 from execnet import XSpec
+from hypothesis import settings
 
 from dataplane.errors import HostError
 from dataplane.lab import enclosure
+
+settings.register_profile("dataplane", deadline=None)
+settings.load_profile("dataplane")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -20,7 +20,7 @@ from typing import IO, Any
 from dataplane.lab.commands import CommandFailed, LabError, inside_of, run, wait_for
 
 iperf_port = 5201
-answer_limit_s = 30.0
+answer_limit_s = 90.0
 
 
 @dataclass(frozen=True, slots=True)

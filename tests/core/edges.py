@@ -31,7 +31,7 @@ third_mac = bytes.fromhex("020000000003")
 vni = 1
 vxlan_out = bytes.fromhex("0800000000000100") + peer_mac + own_mac
 vxlan_in = bytes.fromhex("0800000000000100") + own_mac + peer_mac
-patience_s = 30.0
+patience_s = 90.0
 
 # Not in Python's socket module: linux/in.h, linux/udp.h.
 IP_RECVTOS, UDP_SEGMENT, SO_SNDBUFFORCE, SO_RCVBUFFORCE = 13, 103, 32, 33

@@ -46,7 +46,7 @@ def ends(cluster: Lab, direction: str) -> tuple[Pod, Pod]:
 
 def learn_path_mtu(one: Pod, other: Pod) -> None:
     """Let both pods find out what fits: IPv6 routers do not split, and flannel-v6.1 carries less than pods are told."""
-    wait_for(lambda: one.ping(other, 6, size=1450, count=1, wait_s=0.2).ok, 30, "path MTU discovery")
+    wait_for(lambda: one.ping(other, 6, size=1450, count=1, wait_s=0.2).ok, 90, "path MTU discovery")
 
 
 @contextmanager

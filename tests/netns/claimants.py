@@ -128,7 +128,7 @@ class KubeLedger(Ledger):
 
     def later(self) -> None:
         second = int(time.time())
-        wait_for(lambda: int(time.time()) > second, 30, "the next second")
+        wait_for(lambda: int(time.time()) > second, 90, "the next second")
 
     def name_of(self, number: int, holder: Lease) -> str:
         return f"node{number}"

@@ -52,7 +52,7 @@ class Field:
         kind = "vxlan" if data else ""
         dead, dead6 = underlay_address(dead_number), underlay_address6(dead_number)
         lab.book.acquire(LeaseAttrs(dead, dead6, kind, data, data))
-        wait_for(lambda: self.peer_of(self.target, self.address(dead_number)), 30, "the dead peer's lease")
+        wait_for(lambda: self.peer_of(self.target, self.address(dead_number)), 90, "the dead peer's lease")
         # Neighbours are given up after 0.3 s in place of three, and pieces after one.
         neighbours = [f"net/ipv{family}/neigh/eth0/retrans_time_ms=100" for family in (4, 6)]
         self.target.run("sysctl", "-qw", *neighbours, "net/ipv4/ipfrag_time=1", "net/ipv6/ip6frag_time=1")

@@ -120,7 +120,7 @@ def udp_received(pod: Pod, version: int) -> int:
 
 def refused(node: DaemonNode) -> Counter[str]:
     """What the filter dropped, by reason; the firewall's count, which is looked at now and then, is not the matter."""
-    drops = wait_for(node.status, 30, "the status")["drops"]
+    drops = wait_for(node.status, 90, "the status")["drops"]
     return Counter({reason: count for reason, count in drops.items() if count and reason.startswith("receive_")})
 
 
@@ -133,7 +133,7 @@ def expect_dropped(
     siege.send_raw(place, packets)
     siege.send(place, version, [each for each in datagrams if isinstance(each, bytes)])
     wanted = len(datagrams)
-    wait_for(lambda: (refused(siege.target) - before)[reason] >= wanted, 30, f"{wanted} drops for {reason}")
+    wait_for(lambda: (refused(siege.target) - before)[reason] >= wanted, 90, f"{wanted} drops for {reason}")
     assert refused(siege.target) - before == {reason: wanted}
     assert udp_received(siege.target.pods[0], version) == arrived
 
@@ -159,6 +159,6 @@ def expect_other_tunnels_left_alone(siege: Siege, version: int) -> None:
             def packets(name: str = name) -> int:
                 return int(siege.target.run("cat", f"/sys/class/net/{name}/statistics/rx_packets").stdout)
 
-            wait_for(lambda: packets() == 3, 30, f"three frames at {name}")
+            wait_for(lambda: packets() == 3, 90, f"three frames at {name}")
         finally:
             siege.target.batch(f"link delete {name}")

@@ -186,7 +186,7 @@ def test_nothing_of_the_way_before_stays() -> None:
             pods_reach_each_other(lab, step)
             found = [*untold(log, old, new, last=False), *untold(log_of_far, old, new, last=True)]
             with suppress(LabError):
-                wait_for(lambda w=new: not wrong(lab, w), 30, "nothing to be wrong")
+                wait_for(lambda w=new: not wrong(lab, w), 90, "nothing to be wrong")
             found += wrong(lab, new)
             faults += [f"{step}: {text}" for text in found]
             print(step, found)  # pytest shows the way so far with a test that failed

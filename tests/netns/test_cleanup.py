@@ -85,7 +85,7 @@ def test_cleanup_leaves_the_host_as_it_was(
         each.start_daemon()
     for each in (node, other):
         each.wait_ready()
-    wait_for(lambda: len((node.status() or {})["peers"]) == 2, 30, "the peer")
+    wait_for(lambda: len((node.status() or {})["peers"]) == 2, 90, "the peer")
     node.stop_daemon()
     assert host_state(node) != before
     assert node.subnet_file.exists()
@@ -113,7 +113,7 @@ def test_masquerade_is_told_to_the_cni_plugin(made: list[Lab]) -> None:
     assert "FLANNEL_IPMASQ=true\n" in node.subnet_file.read_text()
     assert "FLANNEL-POSTRTG" in node.run("iptables", "-t", "nat", "-S").stdout
     node.run("iptables", "-t", "nat", "-F", "FLANNEL-POSTRTG")
-    wait_for(lambda: "MASQUERADE" in node.run("iptables", "-t", "nat", "-S").stdout, 30, "the rules to be back")
+    wait_for(lambda: "MASQUERADE" in node.run("iptables", "-t", "nat", "-S").stdout, 90, "the rules to be back")
 
 
 def test_a_blackhole_route_is_kept_and_gives_way(made: list[Lab]) -> None:
@@ -125,11 +125,11 @@ def test_a_blackhole_route_is_kept_and_gives_way(made: list[Lab]) -> None:
     node.start_daemon()
     node.wait_ready()
     subnet = node.pod_net().ipv4
-    wait_for(lambda: f"blackhole {subnet}" in node.run("ip", "route").stdout, 30, "the route")
+    wait_for(lambda: f"blackhole {subnet}" in node.run("ip", "route").stdout, 90, "the route")
     node.run("ip", "route", "delete", "blackhole", str(subnet))
-    wait_for(lambda: f"blackhole {subnet}" in node.run("ip", "route").stdout, 30, "the route to be back")
+    wait_for(lambda: f"blackhole {subnet}" in node.run("ip", "route").stdout, 90, "the route to be back")
     node.run("ip", "route", "replace", str(subnet), "dev", "eth0")
-    wait_for(lambda: any("no blackhole route" in text for text in (node.status() or {})["problems"]), 30, "the note")
+    wait_for(lambda: any("no blackhole route" in text for text in (node.status() or {})["problems"]), 90, "the note")
     assert f"{subnet} dev eth0" in node.run("ip", "route").stdout
 
 
@@ -227,7 +227,7 @@ def test_a_run_dir_that_is_used_in_another_namespace(made: list[Lab]) -> None:
         node.kill_daemon()
     two.start_daemon(f"--run-dir={one.run_dir}")
     aside = f"{one.run_dir}/footprint.json."
-    wait_for(lambda: f"moved to {aside}" in two.log(), 30, "the footprint to be moved aside")
+    wait_for(lambda: f"moved to {aside}" in two.log(), 90, "the footprint to be moved aside")
     own = two.run_dir
     two.run_dir = one.run_dir
     two.wait_ready()

@@ -53,8 +53,8 @@ def test_peers_come_and_go_without_a_lost_ping(make_lab: MakeLab, backend: str) 
     for wave in range(2):
         for number in range(20):
             lab.book.acquire(attrs(lab, f"192.0.2.{100 + number}", f"02:00:00:00:{wave:02x}:{number:02x}"), ttl=10.0)
-        wait_for(lambda: peers() == before + 20, 30, "peers to come")
-        wait_for(lambda: peers() == before, 30, "peers to go")
+        wait_for(lambda: peers() == before + 20, 90, "peers to come")
+        wait_for(lambda: peers() == before, 90, "peers to go")
     seen = going_on.stop()
     assert seen.sent > 100
     # The last request may have been under way.
@@ -81,7 +81,7 @@ def test_an_expired_lease_stops_forwarding(make_lab: MakeLab, backend: str) -> N
         )
         assert "Unreachable" not in ping(pod.name, address, count=3, wait_s=0.2).text
         assert arrived() >= 3
-        wait_for(lambda: not (node.status() or {"peers": [1]})["peers"], 30, "the peer to go")
+        wait_for(lambda: not (node.status() or {"peers": [1]})["peers"], 90, "the peer to go")
         before = arrived()
         assert "Destination Net Unreachable" in ping(pod.name, address, count=3, wait_s=0.2).text
         assert arrived() == before
@@ -100,7 +100,7 @@ def test_a_deleted_route_is_put_back(make_lab: MakeLab, backend: str, version: i
     node = lab.daemons[0]
     network = {4: "10.244.0.0/16", 6: "fd00:244::/48"}[version]
     node.run("ip", f"-{version}", "route", "delete", network)
-    wait_for(lambda: network in overlay_routes(node), 30, "the route to be back")
+    wait_for(lambda: network in overlay_routes(node), 90, "the route to be back")
     assert lab.pods[0].ping(lab.pods[1], version).ok
 
 
@@ -110,7 +110,7 @@ def test_a_deleted_device_is_put_back(make_lab: MakeLab, backend: str) -> None:
     node = lab.daemons[0]
     device = device_of[backend]
     node.run("ip", "link", "delete", device)
-    wait_for(lambda: device in links(node) and "10.244.0.0/16" in overlay_routes(node), 30, "the device to be back")
+    wait_for(lambda: device in links(node) and "10.244.0.0/16" in overlay_routes(node), 90, "the device to be back")
     lab.wait_converged()
     for version in (4, 6):
         assert lab.pods[0].ping(lab.pods[1], version).ok
@@ -122,7 +122,7 @@ def test_a_device_set_down_comes_up_again(make_lab: MakeLab, backend: str) -> No
     lab = make_lab(backend, "dataplane", "dataplane")
     node = lab.daemons[0]
     node.run("ip", "link", "set", device_of[backend], "down")
-    wait_for(lambda: "10.244.0.0/16" in overlay_routes(node), 30, "the route to be back")
+    wait_for(lambda: "10.244.0.0/16" in overlay_routes(node), 90, "the route to be back")
     assert lab.pods[0].ping(lab.pods[1]).ok
 
 
@@ -135,7 +135,7 @@ def test_subnet_env_is_flannels(make_lab: MakeLab, backend: str) -> None:
     node = lab.add("dataplane")
     assert isinstance(node, DaemonNode)
     node.start_daemon()
-    wait_for(node.subnet_file.exists, 30, "subnet.env")
+    wait_for(node.subnet_file.exists, 90, "subnet.env")
     node.wait_ready()
     text = node.subnet_file.read_text()
     assert "FLANNEL_NETWORK=10.244.0.0/16\n" in text and "FLANNEL_IPV6_NETWORK=fd00:244::/48\n" in text
@@ -179,7 +179,7 @@ def test_a_stop_in_the_middle_of_traffic_is_clean(make_lab: MakeLab, backend: st
     lab = make_lab(backend, "dataplane", "dataplane")
     flood = LongPing(lab.pods[0].name, lab.pods[1].address, interval=0.002)
     node = lab.daemons[1]
-    wait_for(lambda: sum(peer["rx_packets"] for peer in (node.status() or {"peers": []})["peers"]) > 100, 30, "traffic")
+    wait_for(lambda: sum(peer["rx_packets"] for peer in (node.status() or {"peers": []})["peers"]) > 100, 90, "traffic")
     assert node.stop_daemon() == 0
     node.start_daemon()
     node.wait_ready()

@@ -162,7 +162,7 @@ def test_a_plugin_that_is_killed_leaves_what_del_needs(cluster: Cluster) -> None
     assert plugin.stdin is not None
     plugin.stdin.write(json.dumps(net.plugin()).encode())
     plugin.stdin.close()
-    wait_for(entered.exists, 30, "the delegate")
+    wait_for(entered.exists, 90, "the delegate")
     plugin.send_signal(signal.SIGKILL)
     plugin.wait()
     assert (net.data_dir / "killed").stat().st_mode & 0o777 == 0o600

@@ -216,13 +216,13 @@ def under_traffic(cluster: EtcdCluster, fail: Callable[[], None], recover: Calla
     node = cluster.lab.daemons[0]
     going_on = LongPing(one.name, other.address)
     fail()
-    wait_for(lambda: not ready(node), 30, "the node to say that it is not ready")
+    wait_for(lambda: not ready(node), 90, "the node to say that it is not ready")
     problems = (node.status() or {})["problems"]
     assert any("lease store" in text for text in problems), problems
     recover()
     took = settle(cluster)
     for each in cluster.lab.daemons:
-        wait_for(lambda each=each: ready(each), 30, "readiness")  # type: ignore[misc]
+        wait_for(lambda each=each: ready(each), 90, "readiness")  # type: ignore[misc]
     seen = going_on.stop()
     assert seen.sent > 100
     assert seen.received >= seen.sent - 1, seen.text[-200:]  # the last request may have been under way
@@ -293,8 +293,8 @@ def test_a_lease_that_runs_out_is_gone_within_seconds(big: EtcdCluster) -> None:
     def known() -> bool:
         return _subnet(free) in {peer["subnet"] for peer in (node.status() or {})["peers"]}
 
-    wait_for(known, 30, "the peer")
-    wait_for(lambda: not known(), 30, "the peer to go")
+    wait_for(known, 90, "the peer")
+    wait_for(lambda: not known(), 90, "the peer to go")
 
 
 def test_frozen(big: EtcdCluster) -> None:

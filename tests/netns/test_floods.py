@@ -25,7 +25,7 @@ def test_a_flood_loses_only_its_own(backend: str, where: str, make_lab: MakeLab)
     full, reason = (near, "tun_queue") if where == "a pod of this node" else (far, "receive_socket")
     with flooded(flooder.name, two.address, longest_s):
         wait_for(
-            lambda: full.drops().get(reason, 0) > 0 or third.drops().get("tun_queue", 0) > 0, 30, "a queue to be full"
+            lambda: full.drops().get(reason, 0) > 0 or third.drops().get("tun_queue", 0) > 0, 90, "a queue to be full"
         )
         there, back = LongPing(one.name, two.address), LongPing(two.name, one.address)
         wait_for(lambda: there.answers >= 200 and back.answers >= 200, longest_s, "two hundred answers each way")

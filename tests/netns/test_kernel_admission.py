@@ -40,7 +40,7 @@ def expect_train_dropped(siege: Siege, place: Place, version: int, datagrams: li
     """Whole, and counted as what is in it."""
     before, arrived = refused(siege.target), udp_received(siege.target.pods[0], version)
     siege.send(place, version, datagrams, train=True)
-    wait_for(lambda: refused(siege.target) != before, 30, "the train to be dropped")
+    wait_for(lambda: refused(siege.target) != before, 90, "the train to be dropped")
     assert refused(siege.target) - before == {reason: len(datagrams)}
     assert udp_received(siege.target.pods[0], version) == arrived
 
@@ -64,7 +64,7 @@ def test_a_leased_peer_that_does_not_lie_is_heard(siege: Siege, version: int) ->
     node_address = str(siege.liar.address if version == 4 else siege.liar.address6)
     before = udp_received(siege.target.pods[0], version)
     siege.send(siege.liar, version, [vxlan(siege.frame(version)), vxlan(siege.frame(version, node_address))])
-    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 2, 30, "both datagrams")
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 2, 90, "both datagrams")
 
 
 @versions
@@ -114,7 +114,7 @@ def test_trains_hide_nothing_else(siege: Siege, version: int) -> None:
     # As many as old kernels put into one, of either VNI, and a shorter one at the end.
     before, arrived = refused(siege.target), udp_received(siege.target.pods[0], version)
     siege.send(siege.liar, version, [good, foreign] * 31 + [good, good[:-5]], train=True)
-    wait_for(lambda: udp_received(siege.target.pods[0], version) == arrived + 32, 30, "our frames of the train")
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == arrived + 32, 90, "our frames of the train")
     assert refused(siege.target) == before
 
 
@@ -188,7 +188,7 @@ def test_no_address_of_the_host_is_a_way_around(siege: Siege) -> None:
                 siege.send_raw(siege.stranger, [probe])
                 return siege.target.drops().get("receive_unknown_sender", 0) > before
 
-            wait_for(dropped, 30, "the new address to be looked at")
+            wait_for(dropped, 90, "the new address to be looked at")
             packets = [
                 outer(siege, version, stranger_number, destination)
                 / UDP(sport=9, dport=8472)
@@ -212,7 +212,7 @@ def test_what_the_host_forwards_is_left_alone(siege: Siege) -> None:
     siege.send_raw(
         siege.stranger, [outer(siege, 4, stranger_number, to) / UDP(sport=9, dport=8472) / Raw(vxlan(siege.frame(4)))]
     )
-    wait_for(lambda: forwarded() == packets + 1, 30, "the firewall to see it")
+    wait_for(lambda: forwarded() == packets + 1, 90, "the firewall to see it")
     assert refused(siege.target) == drops
 
 
@@ -257,7 +257,7 @@ def test_fragments(siege: Siege, version: int) -> None:
     size = 64 if version == 4 else 80  # UDP, VXLAN, Ethernet, inner IP, and a little
     before = udp_received(siege.target.pods[0], version)
     siege.send_raw(siege.liar, pieces(size, 2, 100))
-    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 1, 30, "the datagram of several pieces")
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 1, 90, "the datagram of several pieces")
     expect_dropped(siege, siege.liar, version, pieces(32, 2, 101)[:1], "receive_short")
     expect_dropped(siege, siege.stranger, version, pieces(size, stranger_number, 102)[:1], "receive_unknown_sender")
 

@@ -126,7 +126,7 @@ def test_a_pod_of_the_cluster_uses_its_service_account(tmp_path: Path) -> None:
         attrs = LeaseAttrs(IPv4Address("192.0.2.9"), backend_data={"VtepMAC": "02:00:00:00:00:09"})
         server.add_node("other", "10.244.9.0/24")
         server.annotate_as_flannel("other", attrs)
-        wait_for(lambda: peers(node) == {"10.244.9.0/24"}, 30, "a change to come with the new token")
+        wait_for(lambda: peers(node) == {"10.244.9.0/24"}, 90, "a change to come with the new token")
 
 
 def test_a_pod_subnet_that_comes_late_is_waited_for(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_api_server_restarts_and_has_to_be_listed_again(cluster: KubeCluster
     one, _, three = lab.pods
     ping = LongPing(one.name, three.address)
     server.kill()
-    wait_for(lambda: not (lab.daemons[0].status() or {})["ready"], 30, "readiness to tell that the store is away")
+    wait_for(lambda: not (lab.daemons[0].status() or {})["ready"], 90, "readiness to tell that the store is away")
     # As if another API server had taken the writes meanwhile.
     text = server.journal.read_text().splitlines()
     entry = json.loads(text[-1])
@@ -226,9 +226,9 @@ def add_and_remove(cluster: KubeCluster, number: int) -> None:
     cluster.server.annotate(
         f"extra{number}", {f"{prefix}backend-type": annotations(cluster.server, "node1")["backend-type"]}
     )
-    wait_for(lambda: all(subnet in peers(node) for node in cluster.lab.daemons), 30, "the new node to be known")
+    wait_for(lambda: all(subnet in peers(node) for node in cluster.lab.daemons), 90, "the new node to be known")
     cluster.server.delete_node(f"extra{number}")
-    wait_for(lambda: not any(subnet in peers(node) for node in cluster.lab.daemons), 30, "it to be forgotten")
+    wait_for(lambda: not any(subnet in peers(node) for node in cluster.lab.daemons), 90, "it to be forgotten")
 
 
 def peers(node: DaemonNode) -> set[str]:
@@ -238,19 +238,19 @@ def peers(node: DaemonNode) -> set[str]:
 def test_our_annotations_are_put_back(cluster: KubeCluster) -> None:
     before = annotations(cluster.server, "node1")
     cluster.server.annotate("node1", {f"{prefix}public-ip": "192.0.2.199", f"{prefix}kube-subnet-manager": None})
-    wait_for(lambda: annotations(cluster.server, "node1") == before, 30, "our annotations to be put back")
+    wait_for(lambda: annotations(cluster.server, "node1") == before, 90, "our annotations to be put back")
     # Between the two, peers may have been told that this node has no lease.
-    wait_for(lambda: cluster.lab.pods[1].ping(cluster.lab.pods[0]).ok, 30, "the node to be reached again")
+    wait_for(lambda: cluster.lab.pods[1].ping(cluster.lab.pods[0]).ok, 90, "the node to be reached again")
 
 
 def test_a_hostile_node_is_named_and_touches_no_other(cluster: KubeCluster) -> None:
     bad = {f"{prefix}kube-subnet-manager": "true", f"{prefix}public-ip": "\x1b[2J", f"{prefix}backend-data": "[" * 2000}
     cluster.server.add_node("evil", "10.244.99.0/24", annotations=bad)
     node = cluster.lab.daemons[0]
-    wait_for(lambda: "node evil" in json.dumps(node.status()), 30, "the bad Node to be named")
+    wait_for(lambda: "node evil" in json.dumps(node.status()), 90, "the bad Node to be named")
     assert cluster.lab.pods[0].ping(cluster.lab.pods[1]).ok
     cluster.server.delete_node("evil")
-    wait_for(lambda: "node evil" not in json.dumps(node.status()), 30, "the bad Node to be forgotten")
+    wait_for(lambda: "node evil" not in json.dumps(node.status()), 90, "the bad Node to be forgotten")
 
 
 # Last: it ends a daemon
@@ -262,5 +262,5 @@ def test_a_node_that_is_deleted_ends_its_daemon(cluster: KubeCluster) -> None:
     assert node.process is not None
     assert node.process.wait(30) == 1
     assert "there is no node node3 any more" in node.log().splitlines()[-1]
-    wait_for(lambda: "10.244.3.0/24" not in peers(cluster.lab.daemons[0]), 30, "its peers to forget it")
+    wait_for(lambda: "10.244.3.0/24" not in peers(cluster.lab.daemons[0]), 90, "its peers to forget it")
     assert "flannel.1" not in node.run("ip", "link").stdout

@@ -69,7 +69,7 @@ def net_namespaces() -> set[str]:
 def assert_nothing_left(pids_before: dict[int, str], nets_before: set[str]) -> None:
     # Dying is the kernel's work and takes it a moment.
     wait_for(
-        lambda: processes().keys() <= pids_before.keys() | {os.getpid()}, 30, "all processes of the run to be gone"
+        lambda: processes().keys() <= pids_before.keys() | {os.getpid()}, 90, "all processes of the run to be gone"
     )
     assert net_namespaces() <= nets_before
     assert run(None, "ip", "netns", "list").stdout == ""
@@ -134,7 +134,7 @@ def test_a_signal_to_the_outer_process_ends_everything(number: signal.Signals, c
     pids, nets = processes(), net_namespaces()
     with held(hold) as outer:
         assert sum("hold-the-lab" in line for line in processes().values()) >= 3
-        wait_for(lambda: any(line.startswith("ping ") for line in processes().values()), 30, "the ping to run")
+        wait_for(lambda: any(line.startswith("ping ") for line in processes().values()), 90, "the ping to run")
         outer.send_signal(number)
         assert outer.wait(timeout=30) in code
         assert_nothing_left(pids, nets)

@@ -157,7 +157,7 @@ def test_a_pulled_cable(field: Field) -> None:
         delivered, lost = field.balance(lambda: field.offer(remote(field), 60, 20), (*not_offered, "interface_send"))
     finally:
         run(None, "ip", "link", "set", port, "up")
-        wait_for(lambda: field.target.pods[0].ping(field.honest.pods[0], field.version, count=1).ok, 30, "the cable")
+        wait_for(lambda: field.target.pods[0].ping(field.honest.pods[0], field.version, count=1).ok, 90, "the cable")
     assert (delivered, lost) == (0, {"send_neighbour": 60})
 
 
@@ -172,7 +172,7 @@ def test_super_packets_that_leave_whole_for_a_dead_peer(field: Field) -> None:
         delivered, lost = field.balance(lambda: field.offer(remote(field), 600, 20))
     finally:
         run(None, "ip", "link", "set", port, "up")
-        wait_for(lambda: field.target.pods[0].ping(field.honest.pods[0], version, count=1).ok, 30, "the cable")
+        wait_for(lambda: field.target.pods[0].ping(field.honest.pods[0], version, count=1).ok, 90, "the cable")
     assert tunnel_sends(field.target) == before + (30 if field.backend == "vxlan" else 0)
     assert (delivered, lost) == (0, {"send_neighbour": 600})
 
@@ -316,4 +316,4 @@ def test_a_device_that_is_down(field: Field) -> None:
 
     _, lost = field.balance(offer)
     assert lost.keys() <= {"tun_error"}
-    wait_for(lambda: field.target.pods[0].ping(field.honest.pods[0], field.version, count=1).ok, 30, "the device")
+    wait_for(lambda: field.target.pods[0].ping(field.honest.pods[0], field.version, count=1).ok, 90, "the device")

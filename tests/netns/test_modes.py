@@ -104,7 +104,7 @@ def test_tcp_and_udp_move_data_both_ways(cluster: tuple[str, Lab], version: int,
     _, lab = cluster
     one, other = lab.pods
     assert one.iperf3(other, version, amount=20 << 20, reverse=reverse).gbps > 0.05
-    sent = one.iperf3(other, version, amount=500_000, reverse=reverse, udp_mbps=16, length=1000)
+    sent = one.iperf3(other, version, amount=500_000, reverse=reverse, udp_mbps=4, length=1000)
     assert sent.packets >= 500
     assert sent.lost_percent < 1
 
@@ -230,7 +230,7 @@ def test_a_port_that_a_socket_has_is_named(labs: list[Lab]) -> None:
     hold = "import socket; s = socket.socket(type=socket.SOCK_DGRAM); s.bind(('', 8472)); s.recv(1)"
     listener = node.start(sys.executable, "-c", hold)
     try:
-        wait_for(lambda: ":8472" in node.run("ss", "-lun").stdout, 30, "the listener")
+        wait_for(lambda: ":8472" in node.run("ss", "-lun").stdout, 90, "the listener")
         node.start_daemon()
         assert node.process is not None
         node.process.wait(30)
@@ -296,16 +296,16 @@ def test_peers_come_and_go_with_all_that_they_need(labs: list[Lab], name: str) -
         attrs = LeaseAttrs(IPv4Address("192.0.2.77"), None, "host-gw")
     going_on = LongPing(lab.pods[0].name, lab.pods[1].address)
     lease = lab.book.acquire(attrs, ttl=2.0)
-    wait_for(lambda: str(lease.subnet) in routes(near), 30, "the peer's route")
+    wait_for(lambda: str(lease.subnet) in routes(near), 90, "the peer's route")
 
     def fdb() -> str:
         return near.run("bridge", "fdb", "show").stdout
 
     if name == "kernel":
-        wait_for(lambda: "02:00:00:00:00:77 dev flannel.1 dst 192.0.2.77 self permanent" in fdb(), 30, "the entry")
-    wait_for(lambda: str(lease.subnet) not in routes(near), 30, "the route to go")
-    wait_for(lambda: "02:00:00:00:00:77" not in fdb(), 30, "the entry to go")
-    wait_for(lambda: str(lease.subnet) not in peers(near), 30, "the peer to go")
+        wait_for(lambda: "02:00:00:00:00:77 dev flannel.1 dst 192.0.2.77 self permanent" in fdb(), 90, "the entry")
+    wait_for(lambda: str(lease.subnet) not in routes(near), 90, "the route to go")
+    wait_for(lambda: "02:00:00:00:00:77" not in fdb(), 90, "the entry to go")
+    wait_for(lambda: str(lease.subnet) not in peers(near), 90, "the peer to go")
     seen = going_on.stop()
     assert seen.received >= seen.sent - 1, seen.text
 
@@ -316,7 +316,7 @@ def test_a_vtep_mac_that_another_lease_claims_stays_with_its_peer(labs: list[Lab
     near, far = lab.daemons
     mac = peers(near)[subnet(far)]["vtep_mac"]
     thief = lab.book.acquire(LeaseAttrs(IPv4Address("192.0.2.66"), None, "vxlan", {"VNI": 1, "VtepMAC": mac}))
-    wait_for(lambda: f"lease {thief.key} is not used" in near.log(), 30, "the thief's refusal")
+    wait_for(lambda: f"lease {thief.key} is not used" in near.log(), 90, "the thief's refusal")
     assert str(thief.subnet) not in routes(near)
     entries = near.run("bridge", "fdb", "show", "dev", "flannel.1").stdout
     assert f"{mac} dst 192.0.2.2 self permanent" in entries
@@ -330,7 +330,7 @@ def test_a_removed_route_is_back(labs: list[Lab], name: str) -> None:
     near, far = lab.daemons
     before = routes(near)[subnet(far)]
     near.run("ip", "route", "delete", subnet(far))
-    wait_for(lambda: routes(near).get(subnet(far)) == before, 30, "the route")
+    wait_for(lambda: routes(near).get(subnet(far)) == before, 90, "the route")
     assert lab.pods[0].ping(lab.pods[1]).ok
     assert near.log().count("put back routes that were gone or changed") == 1
 
@@ -342,9 +342,9 @@ def test_routes_come_back_after_a_link_flap(labs: list[Lab], name: str) -> None:
     before = routes(near)[subnet(far)]
     near.run("ip", "link", "set", "eth0", "down")
     near.run("ip", "link", "set", "eth0", "up")
-    wait_for(lambda: routes(near).get(subnet(far)) == before, 30, "the route")
-    wait_for(lambda: lab.pods[0].ping(lab.pods[1], count=1, wait_s=0.2).ok, 30, "the peer to answer")
-    wait_for(lambda: bool((near.status() or {}).get("ready")), 30, "readiness")
+    wait_for(lambda: routes(near).get(subnet(far)) == before, 90, "the route")
+    wait_for(lambda: lab.pods[0].ping(lab.pods[1], count=1, wait_s=0.2).ok, 90, "the peer to answer")
+    wait_for(lambda: bool((near.status() or {}).get("ready")), 90, "readiness")
 
 
 def test_a_deleted_kernel_device_comes_back_with_its_peers(labs: list[Lab]) -> None:
@@ -353,7 +353,7 @@ def test_a_deleted_kernel_device_comes_back_with_its_peers(labs: list[Lab]) -> N
     near, far = lab.daemons
     (before,) = json.loads(near.run("ip", "-j", "link", "show", "flannel.1").stdout)
     near.run("ip", "link", "delete", "flannel.1")
-    wait_for(lambda: subnet(far) in routes(near), 30, "the device and its routes")
+    wait_for(lambda: subnet(far) in routes(near), 90, "the device and its routes")
     (after,) = json.loads(near.run("ip", "-j", "link", "show", "flannel.1").stdout)
     assert after["address"] == before["address"]
     assert lab.pods[0].ping(lab.pods[1]).ok
@@ -430,12 +430,12 @@ def test_a_peer_behind_a_router_is_reached_through_the_tunnel(labs: list[Lab], n
         assert routes(near)[subnet(far)] == "via 192.0.2.2 dev eth0"
         near.run("ip", "route", "add", "192.0.2.2/32", "via", "192.0.2.99")
         through = None if name == "userspace-direct" else f"via {subnet(far).removesuffix('/24')} dev flannel.1 onlink"
-        wait_for(lambda: routes(near).get(subnet(far)) == through, 30, "the tunnel")
-        wait_for(lambda: not peers(near)[subnet(far)]["direct"], 30, "the status")
+        wait_for(lambda: routes(near).get(subnet(far)) == through, 90, "the tunnel")
+        wait_for(lambda: not peers(near)[subnet(far)]["direct"], 90, "the status")
         assert lab.pods[0].ping(lab.pods[1]).ok
         assert lab.pods[1].ping(lab.pods[0]).ok
         near.run("ip", "route", "delete", "192.0.2.2/32")
-        wait_for(lambda: routes(near).get(subnet(far)) == "via 192.0.2.2 dev eth0", 30, "the direct route")
+        wait_for(lambda: routes(near).get(subnet(far)) == "via 192.0.2.2 dev eth0", 90, "the direct route")
         assert lab.pods[0].ping(lab.pods[1]).ok
     finally:
         router.close()
@@ -450,10 +450,10 @@ def test_a_new_address_is_told_and_the_subnet_stays(labs: list[Lab], name: str) 
     near, far = lab.daemons
     before = subnet(far)
     far.batch("address delete 192.0.2.2/24 dev eth0", "address add 192.0.2.52/24 dev eth0")
-    wait_for(lambda: peers(near).get(before, {}).get("public_ip") == "192.0.2.52", 30, "the peer's new address")
+    wait_for(lambda: peers(near).get(before, {}).get("public_ip") == "192.0.2.52", 90, "the peer's new address")
     far.wait_ready()
     assert far.pod_net() == far.net
-    wait_for(lambda: lab.pods[0].ping(lab.pods[1], count=1, wait_s=0.2).ok, 30, "the pods to reach each other")
+    wait_for(lambda: lab.pods[0].ping(lab.pods[1], count=1, wait_s=0.2).ok, 90, "the pods to reach each other")
     assert lab.pods[1].ping(lab.pods[0]).ok
 
 
@@ -464,7 +464,7 @@ def test_a_new_mtu_is_taken_up(labs: list[Lab], name: str) -> None:
     assert node.net is not None
     before = node.net.mtu
     node.run("ip", "link", "set", "eth0", "mtu", "1400")
-    wait_for(lambda: node.pod_net().mtu == before - 100, 30, "subnet.env to say so")
+    wait_for(lambda: node.pod_net().mtu == before - 100, 90, "subnet.env to say so")
     node.wait_ready()
     if name != "host-gw":
         (link,) = json.loads(node.run("ip", "-j", "link", "show", "flannel.1").stdout)

@@ -81,7 +81,7 @@ def test_peers_are_heard_and_a_stranger_is_not(siege: Siege, version: int) -> No
     assert kernels.ping(ours, version, count=3).ok
     before = udp_received(siege.target.pods[0], version)
     siege.send(siege.liar, version, [vxlan(siege.frame(version))] * 2)
-    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 2, 30, "both datagrams of a peer")
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 2, 90, "both datagrams of a peer")
     datagrams = [vxlan(siege.frame(version))] * 5
     expect_dropped(siege, siege.stranger, version, datagrams, "receive_unknown_sender")
 
@@ -104,7 +104,7 @@ def test_pieces_too_short_to_show_the_vni(siege: Siege) -> None:
     arrived = udp_received(siege.target.pods[0], 6)
     before = siege.target.drops().get("receive_unknown_sender", 0)
     siege.send_raw(siege.stranger, pieces)
-    wait_for(lambda: siege.target.drops().get("receive_unknown_sender", 0) == before + 1, 30, "the drop")
+    wait_for(lambda: siege.target.drops().get("receive_unknown_sender", 0) == before + 1, 90, "the drop")
     assert udp_received(siege.target.pods[0], 6) == arrived
 
 
@@ -126,13 +126,13 @@ def test_who_takes_a_lease_is_heard_until_it_ends(siege: Siege) -> None:
         siege.send(siege.stranger, version, [vxlan(siege.frame(version))])
         return udp_received(siege.target.pods[0], version) > before
 
-    wait_for(listed, 30, "the lease")
+    wait_for(listed, 90, "the lease")
     for version in (4, 6):
-        wait_for(lambda version=version: heard(version), 30, "the newcomer to be heard")
-    wait_for(lambda: not listed(), 30, "the lease's end")
+        wait_for(lambda version=version: heard(version), 90, "the newcomer to be heard")
+    wait_for(lambda: not listed(), 90, "the lease's end")
     for version in (4, 6):
         before = siege.target.drops().get("receive_unknown_sender", 0)
-        wait_for(lambda version=version: not heard(version), 30, "the newcomer to be refused")
+        wait_for(lambda version=version: not heard(version), 90, "the newcomer to be refused")
         wait_for(
             lambda before=before: siege.target.drops().get("receive_unknown_sender", 0) > before, 30, "its counter"
         )
@@ -234,7 +234,7 @@ def test_a_set_of_many_is_a_tree_of_chains_in_iptables(siege: Siege) -> None:
     )
     assert stands(siege) == ["sender only", "sender only"]
     assert all("iptables" in problem for problem in status(siege)["problems"])
-    wait_for(lambda: len(status(siege)["peers"]) >= 2 * len(leases), 30, "the leases")
+    wait_for(lambda: len(status(siege)["peers"]) >= 2 * len(leases), 90, "the leases")
     for version in (4, 6):
         assert kernels.ping(ours, version, count=3).ok
         expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 5, "receive_unknown_sender")

@@ -162,7 +162,7 @@ def test_neighbours_that_go_and_come_anew(cluster: Lab, version: int) -> None:
         with one.pods[0].start(*words, output=subprocess.DEVNULL) as sending:
             for last in (1, 2, 3):
                 at = tunnel_sends(one)
-                wait_for(partial(more_left, one, at + 20), 30, "super-packets to leave")
+                wait_for(partial(more_left, one, at + 20), 90, "super-packets to leave")
                 assert sending.poll() is None, "the stream was over too early to show anything"
                 other.batch(f"link set eth0 address 02:00:00:00:99:0{last}")
                 for node in cluster.nodes:
@@ -206,7 +206,7 @@ def test_not_where_the_underlay_does_not_take_it(make_lab: MakeLab) -> None:
     # Off under a running daemon: the kernel tells, and the sockets take over.
     assert uses_it(other)
     other.set_offloads("eth0", {"tso": False})
-    wait_for(lambda: not uses_it(other), 30, "the edge to be given up")
+    wait_for(lambda: not uses_it(other), 90, "the edge to be given up")
     before = tunnel_sends(other)
     sent, came = transfer(other.pods[0], one.pods[0], "tcp", 4, mbytes)
     assert came == sent
@@ -220,7 +220,7 @@ def test_ipsec_policies_are_not_gone_around(make_lab: MakeLab) -> None:
     assert uses_it(one)
     policy = "xfrm policy add src 192.0.2.0/24 dst 198.51.100.0/24 dir out action block"
     one.run("ip", *policy.split())
-    wait_for(lambda: not uses_it(one), 30, "the edge to be given up")
+    wait_for(lambda: not uses_it(one), 90, "the edge to be given up")
     before = tunnel_sends(one)
     sent, came = transfer(one.pods[0], other.pods[0], "tcp", 4, mbytes)
     assert came == sent
@@ -254,7 +254,7 @@ def test_no_tap_is_left(make_lab: MakeLab, end: str) -> None:
         assert node.stop_daemon() == 0
     else:
         node.kill_daemon()
-    wait_for(lambda: not taps(node), 30, "the TAPs to go")
+    wait_for(lambda: not taps(node), 90, "the TAPs to go")
     node.start_daemon()
     node.wait_ready()
     assert len(taps(node)) == 2

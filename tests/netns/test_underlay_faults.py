@@ -54,11 +54,11 @@ class Net:
         process = self.node.process
         assert process is not None
         self.node.wait_ready()
-        wait_for(lambda: self.problems() == "[]", 30, f"nothing to be wrong after {what}")
+        wait_for(lambda: self.problems() == "[]", 90, f"nothing to be wrong after {what}")
         assert process.poll() is None
         before = [ping.answers for ping in self.pings]
         for ping, count in zip(self.pings, before, strict=True):
-            wait_for(lambda p=ping, c=count: p.answers > c + 3, 30, f"the pings to be answered after {what}")
+            wait_for(lambda p=ping, c=count: p.answers > c + 3, 90, f"the pings to be answered after {what}")
 
 
 @contextmanager
@@ -97,14 +97,14 @@ def the_interface_is_made_again(net: Net) -> None:
     """Of the same name, with another index and the same addresses; of its MAC the peer's kernel would think for a while longer."""
     (link,) = json.loads(net.node.run("ip", "-j", "link", "show", "eth0").stdout)
     net.lab.underlay.detach(net.node.number)
-    wait_for(lambda: unfit in net.problems(), 30, "the blocker")
+    wait_for(lambda: unfit in net.problems(), 90, "the blocker")
     net.lab.underlay.attach(net.node, net.node.number)
     net.node.run("ip", "link", "set", "eth0", "address", link["address"])
 
 
 def the_interface_goes_down(net: Net) -> None:
     net.node.run("ip", "link", "set", "eth0", "down")
-    wait_for(lambda: unfit in net.problems(), 30, "the blocker")
+    wait_for(lambda: unfit in net.problems(), 90, "the blocker")
     net.node.run("ip", "link", "set", "eth0", "up")
     put_back_ipv6(net)
 
@@ -120,17 +120,17 @@ def the_mtu_flaps(net: Net) -> None:
     for mtu in (1400, 1500, 1450, 1500, 1400, 1500, 1400):
         net.node.run("ip", "link", "set", "eth0", "mtu", str(mtu))
         time.sleep(0.15)  # part of what is tried
-    wait_for(lambda: net.interface().get("mtu") == 1400, 30, "the MTU that lasts")
+    wait_for(lambda: net.interface().get("mtu") == 1400, 90, "the MTU that lasts")
     net.comes_back("the MTU that lasts")
     net.node.run("ip", "link", "set", "eth0", "mtu", "1500")
-    wait_for(lambda: net.interface().get("mtu") == 1500, 30, "the MTU of before")
+    wait_for(lambda: net.interface().get("mtu") == 1500, 90, "the MTU of before")
 
 
 def the_address_goes_and_another_comes(net: Net) -> None:
     """As with DHCP: a while without any, then another; and back, this time at once. The lease follows each time."""
     for address, _ in addresses(net, new=False):
         net.node.run("ip", "addr", "del", address, "dev", "eth0")
-    wait_for(lambda: unfit in net.problems(), 30, "the blocker")
+    wait_for(lambda: unfit in net.problems(), 90, "the blocker")
     for address, more in addresses(net, new=True):
         net.node.run("ip", "addr", "add", address, "dev", "eth0", *more.split())
     lease_is_at(net, new=True)
@@ -151,7 +151,7 @@ def lease_is_at(net: Net, *, new: bool) -> None:
         hops = {row["public_ip"] for row in (net.peer.status() or {}).get("peers", ())}
         return bool(ours) and bool(hops) and ours | hops <= wanted
 
-    wait_for(told, 30, f"the lease and the peer's table to be at {wanted}")
+    wait_for(told, 90, f"the lease and the peer's table to be at {wanted}")
 
 
 faults: tuple[Callable[[Net], None], ...] = (
@@ -185,7 +185,7 @@ def test_a_default_route_that_goes_and_comes_back(way: str) -> None:
         node._flags = tuple(flag for flag in node._flags if not flag.startswith("--iface"))
         peer.start_daemon()
         node.start_daemon()
-        wait_for(lambda: "find default route" in str((node.status() or {}).get("problems")), 30, "the blocker")
+        wait_for(lambda: "find default route" in str((node.status() or {}).get("problems")), 90, "the blocker")
         process = node.process
         assert process is not None and process.poll() is None
         for line in defaults:
@@ -195,16 +195,16 @@ def test_a_default_route_that_goes_and_comes_back(way: str) -> None:
             each.add_pod()
         lab.wait_converged()
         ping = ping_for_ever(lab.pods[0], lab.pods[1], 4)
-        wait_for(lambda: ping.answers > 3, 30, "the pings to be answered")
+        wait_for(lambda: ping.answers > 3, 90, "the pings to be answered")
         for line in defaults:
             node.run("ip", *line.replace("add", "del").split())
         node.run("ip", "link", "set", "eth0", "mtu", "1400")  # a life begins without them
-        wait_for(lambda: (node.status() or {})["interface"]["mtu"] == 1400, 30, "the new MTU")
+        wait_for(lambda: (node.status() or {})["interface"]["mtu"] == 1400, 90, "the new MTU")
         node.wait_ready()
         for line in defaults:
             node.run("ip", *line.split())
         before = ping.answers
-        wait_for(lambda: ping.answers > before + 3, 30, "the pings to be answered")
+        wait_for(lambda: ping.answers > before + 3, 90, "the pings to be answered")
         assert process.poll() is None and node.process is process
         assert (node.status() or {})["problems"] == []
         ping.stop()

@@ -50,7 +50,7 @@ def test_a_link_that_is_down_at_the_start_is_waited_for(lab: Lab) -> None:
     assert isinstance(node, DaemonNode)
     node.run("ip", "link", "set", "eth0", "down")
     node.start_daemon()
-    wait_for(lambda: "waiting for the host" in str((node.status() or {}).get("problems")), 30, "the blocker")
+    wait_for(lambda: "waiting for the host" in str((node.status() or {}).get("problems")), 90, "the blocker")
     restore(node)
     node.wait_ready()
 

@@ -61,7 +61,7 @@ def test_a_peer_whose_daemon_is_down(backend: str, datapath: str, versions: list
         other.batch("link delete flannel.1", "link delete flannel-v6.1")
     for version in versions:
         send_once(lab, version)
-        wait_for(lambda version=version: peer(node, other, version)["unreachable"], 30, "the peer's state")  # type: ignore[misc]
+        wait_for(lambda version=version: peer(node, other, version)["unreachable"], 90, "the peer's state")  # type: ignore[misc]
         found = peer(node, other, version)
         assert found["icmp_unreachables"] >= 1
         assert (found["unreachable"]["reason"], found["unreachable"]["said_by"]) == (
@@ -94,7 +94,7 @@ def test_a_peer_whose_machine_is_off(make_lab: MakeLab) -> None:
     for version in (4, 6):
         send_once(lab, version)
     for version in (4, 6):
-        wait_for(lambda version=version: peer(node, other, version)["unreachable"], 30, "the peer's state")  # type: ignore[misc]
+        wait_for(lambda version=version: peer(node, other, version)["unreachable"], 90, "the peer's state")  # type: ignore[misc]
         found = peer(node, other, version)["unreachable"]
         assert (found["reason"], found["said_by"]) == ("host_unreachable", underlay_of(node, version))
 
@@ -142,14 +142,14 @@ def test_forged_messages_are_shown_with_their_sender_and_change_nothing(make_lab
             forged(4, his),  # fragmentation needed
             forged(1, his),
         )
-        wait_for(lambda: peer(node, other)["unreachable"], 30, "the state that is forged")
+        wait_for(lambda: peer(node, other)["unreachable"], 90, "the state that is forged")
         found = peer(node, other)
         assert found["icmp_unreachables"] == 1
         assert (found["unreachable"]["reason"], found["unreachable"]["said_by"]) == ("host_unreachable", his)
         assert one.ping(two).ok
         # A flood in the peer's own name.
         send(*[forged(3, str(other.address))] * 20_000)
-        wait_for(lambda: peer(node, other)["unreachable"]["reason"] == "port_closed", 30, "the flood to be seen")
+        wait_for(lambda: peer(node, other)["unreachable"]["reason"] == "port_closed", 90, "the flood to be seen")
         assert one.ping(two).ok
         assert (node.status() or {})["ready"]
 

@@ -37,7 +37,7 @@ def test_workers_have_priority_where_it_is_granted(make_lab: MakeLab, granted: b
     (device,) = (node.status() or {})["devices"]
     hurried = device["workers"] if granted and not refused else 0
     assert device["workers_alive"] == device["workers"]
-    wait_for(lambda: nices(node)[:hurried] == [-10] * hurried, 30, f"{hurried} workers with priority")
+    wait_for(lambda: nices(node)[:hurried] == [-10] * hurried, 90, f"{hurried} workers with priority")
     assert set(nices(node)[hurried:]) == {0}
     assert lab.pods[0].ping(lab.pods[1]).ok
     assert lab.pods[1].ping(lab.pods[0]).ok

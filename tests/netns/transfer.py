@@ -11,7 +11,7 @@ import sys
 
 UDP_SEGMENT = 103  # linux/udp.h
 PORT = 7000
-patience_s = 30.0
+patience_s = 90.0
 
 
 def tell(data: bytes) -> None:

@@ -47,7 +47,7 @@ harmless = {
         "enum",
         "errno",
     ),
-    *("hashlib", "ipaddress", "logging", "re", "shutil", "struct", "typing", "zlib"),
+    *("hashlib", "ipaddress", "logging", "re", "shutil", "struct", "sys", "typing", "zlib"),
     "resource",  # at the process's start only, where a refusal is a warning
 }
 wrapped = {"asyncio", "ctypes", "fcntl", "os", "pathlib", "pyroute2", "pytun", "socket"}

@@ -206,7 +206,7 @@ def test_auto_falls_back_visibly(labs: list[Lab]) -> None:
     assert status is not None
     assert status["datapath"]["kind"] == "userspace"
     assert "the kernel's vxlan is not to be had" in status["datapath"]["reason"]
-    assert "File exists" in status["datapath"]["reason"]
+    assert "the device other has its VNI 1 and port 8472" in status["datapath"]["reason"]
     assert "the kernel's vxlan is not to be had" in node.log()
 
 
@@ -219,7 +219,7 @@ def test_the_kernel_asked_for_and_refused_ends_the_start(labs: list[Lab]) -> Non
     node.start_daemon()
     assert node.process is not None
     assert node.process.wait(30) == 1
-    assert "cannot make the vxlan device flannel.1 (VNI 1, port 8472): File exists" in node.log()
+    assert "cannot make the vxlan device flannel.1: the device other has its VNI 1 and port 8472" in node.log()
 
 
 def test_a_port_that_a_socket_has_is_named(labs: list[Lab]) -> None:

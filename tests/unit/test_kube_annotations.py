@@ -232,7 +232,7 @@ def test_a_bad_node_is_refused_and_comes_back() -> None:
 def test_of_two_nodes_with_one_subnet_the_first_name_holds_it() -> None:
     nodes = Nodes(prefix, only4)
     put(nodes, node("b", "10.244.1.0/24", **{"public-ip": "192.0.2.2"}))
-    refused = LeaseRefused(RefusedLease("node b", "its subnet 10.244.1.0-24 is another node's, which was there first"))
+    refused = LeaseRefused(RefusedLease("node b", "its subnet 10.244.1.0-24 is node a's, which was there first"))
     assert put(nodes, node("a", "10.244.1.0/24")) == [LeasePut(lease_of("10.244.1.0/24")), refused]
     assert nodes.delete("a") == [LeasePut(lease_of("10.244.1.0/24", "192.0.2.2")), LeaseGone("node b")]
 
@@ -244,7 +244,7 @@ def test_of_two_nodes_with_one_subnet_the_older_holds_it() -> None:
 
     nodes = Nodes(prefix, only4)
     put(nodes, made("b", "192.0.2.2", "2026-01-02T03:04:05Z"))
-    refused = LeaseRefused(RefusedLease("node a", "its subnet 10.244.1.0-24 is another node's, which was there first"))
+    refused = LeaseRefused(RefusedLease("node a", "its subnet 10.244.1.0-24 is node b's, which was there first"))
     assert put(nodes, made("a", "192.0.2.66", "2026-01-02T03:04:06Z")) == [refused]
     (lease,) = nodes.snapshot().leases
     assert lease.born == (1767323045.0, "b")

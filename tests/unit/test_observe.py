@@ -198,12 +198,12 @@ def test_metrics_text() -> None:
 
 def test_an_unreachable_peer_is_told_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
     state, clock, _ = running()
-    status_view.show(document(state), now_s)
+    status_view.show(read(state), now_s)
     assert "ICMP" not in capsys.readouterr().out
     said = PeerUnreachable(IPv4Address("198.51.100.9"), now_s, now_s, 1200, "prohibited")
     state.devices["flannel.1"].unreachable[IPv4Address("192.0.2.2")] = said
     clock.time += 5
-    (peer,) = json.loads(json.dumps(document(state)))["peers"]
+    (peer,) = read(state)["peers"]
     assert peer["icmp_unreachables"] == 1200
     assert peer["unreachable"] == {
         "reason": "prohibited",
@@ -212,21 +212,21 @@ def test_an_unreachable_peer_is_told_everywhere(capsys: pytest.CaptureFixture[st
         "since": now_s,
         "last": now_s,
     }
-    status_view.show(document(state), clock.time)
+    status_view.show(read(state), clock.time)
     row = next(line for line in capsys.readouterr().out.splitlines() if "prohibited" in line)
     told = "10.244.2.0/24 1,200 5 s ago prohibited: a firewall rejects what is sent to it; says 198.51.100.9"
     assert " ".join(row.split()) == told
     said.said_by = IPv4Address("192.0.2.1")
-    status_view.show(document(state), clock.time)
+    status_view.show(read(state), clock.time)
     assert "says this node" in capsys.readouterr().out
     assert state.unready() == []  # anybody can forge it
-    lines = render(state).decode().splitlines()
+    lines = b"".join(render(state)).decode().splitlines()
     assert 'dataplane_peer_icmp_unreachables_total{peer="10.244.2.0/24"} 1200.0' in lines
     assert 'dataplane_peer_unreachable{peer="10.244.2.0/24"} 1.0' in lines
     said.reason = None
-    (peer,) = document(state)["peers"]
+    (peer,) = read(state)["peers"]
     assert (peer["icmp_unreachables"], peer["unreachable"]) == (1200, None)
-    assert 'dataplane_peer_unreachable{peer="10.244.2.0/24"} 0.0' in render(state).decode().splitlines()
+    assert 'dataplane_peer_unreachable{peer="10.244.2.0/24"} 0.0' in b"".join(render(state)).decode().splitlines()
 
 
 def test_every_reason_has_words() -> None:

@@ -14,7 +14,7 @@ COVERAGE := -fprofile-instr-generate -fcoverage-mapping
 SANITIZE := -Dtests=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build gen demo test test-c test-python fuzz fuzz-coverage lint bench clean
+.PHONY: help setup build gen demo test test-c test-python test-long fuzz fuzz-coverage lint bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,8 +54,12 @@ test-c: build ## the C tests under AddressSanitizer and UndefinedBehaviorSanitiz
 # Compiled before, so that hundreds of daemons need not be, also where PYTHONDONTWRITEBYTECODE is set.
 test-python: build build/tools/helm ## the Python, namespace and interop tests: two at a time, then alone what loads the machine or needs it quiet
 	@$(BIN)/python -m compileall -q dataplane
-	@$(BIN)/python -m pytest tests -m "not alone" -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests -m "not alone and not long" -n 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m pytest tests -m alone
+
+test-long: build ## what takes minutes: each host call failing in turn, every change of configuration, faults of the underlay, old and new leases
+	@$(BIN)/python -m compileall -q dataplane
+	@$(BIN)/python -m pytest tests -m long -n 2 --dist loadfile
 
 fuzz: build ## fuzz the receive parsers and the whole forwarder from the kept corpus (FUZZ_SECONDS each, default 10)
 	@test -d build/fuzz || CC=clang meson setup build/fuzz -Dfuzz=true -Dbuildtype=debugoptimized -Db_sanitize=address,undefined -Db_lundef=false > /dev/null

@@ -46,8 +46,10 @@ harmless = {
         "dataplane",
         "enum",
         "errno",
+        "functools",
     ),
     *("hashlib", "ipaddress", "logging", "re", "shutil", "struct", "sys", "typing", "zlib"),
+    "select",  # looks at descriptors that we hold
     "resource",  # at the process's start only, where a refusal is a warning
 }
 wrapped = {"asyncio", "ctypes", "fcntl", "os", "pathlib", "pyroute2", "pytun", "socket"}

@@ -162,7 +162,7 @@ def pods_reach_each_other(lab: Lab, step: str) -> None:
             )
 
 
-@pytest.mark.alone
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_nothing_of_the_way_before_stays() -> None:
     faults = []

@@ -26,6 +26,8 @@ from dataplane.lab.node import DaemonNode
 from dataplane.lab.traffic import LongPing
 from dataplane.model import Lease
 
+pytestmark = pytest.mark.long
+
 limit_s = 120.0
 
 

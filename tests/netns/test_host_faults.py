@@ -12,6 +12,8 @@ from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 
+pytestmark = pytest.mark.long
+
 limit_s = 500.0  # on a machine that is very busy; half a minute else
 modes = {
     "udp": ("udp", "userspace"),

@@ -14,6 +14,8 @@ from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 
+pytestmark = pytest.mark.long
+
 words = "two nodes have our public address 192.0.2.1: somebody else writes our lease "
 limit_s = 120.0
 

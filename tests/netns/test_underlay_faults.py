@@ -20,6 +20,8 @@ from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Pod
 from dataplane.lab.traffic import LongPing
 
+pytestmark = pytest.mark.long
+
 unfit = "the external interface is not fit for use"
 new_address, new_address6 = "192.0.2.101", "2001:db8::101"
 

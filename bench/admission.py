@@ -1,5 +1,7 @@
 """What the filter in front of a kernel vxlan device costs: CPU time per packet with it, beside CPU time without it.
 
+`--by counters` measures what counts losses around that device in the same way.
+
     .venv/bin/python bench/admission.py
     .venv/bin/python bench/admission.py --by nftables --leases 10000 --slices 40    # the set of senders, where BPF is refused
 
@@ -35,6 +37,8 @@ from dataplane.control.senders import Mechanism
 from dataplane.host import ingress
 from dataplane.host.admission import Admission
 from dataplane.host.admission_checks import Guarded
+from dataplane.host.count_programs import Departing
+from dataplane.host.passing import Departures
 from dataplane.host.senders_iptables import IptablesSenders
 from dataplane.host.senders_nft import NftSenders
 from dataplane.lab import enclosure
@@ -133,6 +137,23 @@ class Sets:
         await made.change({"198.51.100.1"}, set())
         self.fill_s.append(filled - begun)
         self.change_s.append(time.perf_counter() - filled)
+
+
+class Counters:
+    """What counts the packets that the kernel loses, at each node, in or out."""
+
+    def __init__(self, nodes: list[KernelNode]) -> None:
+        self._nodes = nodes
+        self._there = ExitStack()
+
+    def put(self, there: bool) -> None:
+        """Put it in or take it out."""
+        self._there.close()
+        for node in self._nodes if there else ():
+            with _inside(node.name):
+                interface, device = (socket.if_nametoindex(name) for name in ("eth0", "flannel.1"))
+                made = Departures(Departing("vxlan", node.address, port, vni=vni), interface, device)
+            self._there.callback(made.close)
 
 
 async def _remove() -> None:
@@ -241,7 +262,11 @@ def measure(underlay: str, by: str, slices: int, leases: int) -> dict[str, dict[
         contestant = Contestant("kernel", made, None)
         undo.callback(contestant.close)
         nodes = [node for node in contestant.lab.nodes if isinstance(node, KernelNode)]
-        filters = Filters(nodes, leases, undo) if by == "bpf" else Sets(nodes, leases, by)
+        filters: Filters | Counters | Sets
+        if by == "bpf":
+            filters = Filters(nodes, leases, undo)
+        else:
+            filters = Counters(nodes) if by == "counters" else Sets(nodes, leases, by)
         _go_alone()
         undo.callback(os.sched_setscheduler, 0, os.SCHED_OTHER, os.sched_param(0))
         for name, (make, _, _) in workloads.items():
@@ -300,7 +325,10 @@ def main() -> int:
     parser.add_argument("--slices", type=int, default=200, help="of each workload (default: 200)")
     parser.add_argument("--leases", type=int, default=1_000, help="in the filter (default: 1000)")
     parser.add_argument(
-        "--by", choices=("bpf", "nftables", "iptables"), default="bpf", help="what checks (default: bpf)"
+        "--by",
+        choices=("bpf", "nftables", "iptables", "counters"),
+        default="bpf",
+        help="what checks, or counters: what counts losses (default: bpf)",
     )
     parser.add_argument("--underlay", choices=("offloads", "segmenting"), action="append", help="default: both")
     parser.add_argument("--json", action="store_true", help="print every slice as JSON")

@@ -23,8 +23,8 @@ enum {
 	least_nice = -20,
 	watched_max = 2 * DP_MAX_QUEUES + 1,
 	sparse_packets = 4,        /* between two sleeps */
-	long_yield_us = 1000,
-	crowded_least_us = 500 * 1000,
+	long_yield_us = 2000,
+	crowded_least_us = 50 * 1000,
 	crowded_most_us = 10 * 1000 * 1000,
 };
 
@@ -126,22 +126,23 @@ static uint64_t moved(const struct worker *w)
  */
 static bool looks_again(const struct worker *w, struct idleness *idle)
 {
+	bool is_sparse = moved(w) - idle->moved < sparse_packets;
 	uint64_t now = now_us();
 
 	if (!idle->since)
 		idle->since = now;
-	if (now < idle->crowded_until && moved(w) - idle->moved < sparse_packets)
+	if (is_sparse && now < idle->crowded_until)
 		return false;
 	if (now - idle->since >= w->dp->config.spin_us) {
-		if (now >= idle->crowded_until && idle->crowded_us > crowded_least_us)
+		if (idle->crowded_us > crowded_least_us)
 			idle->crowded_us /= 2;
 		return false;
 	}
 	sched_yield();
-	if (now_us() - now >= long_yield_us) {
+	if (is_sparse && now_us() - now >= long_yield_us) {
 		idle->crowded_until = now + idle->crowded_us;
 		if (idle->crowded_us < crowded_most_us)
-			idle->crowded_us *= 2;
+			idle->crowded_us *= 4;
 	}
 	return true;
 }

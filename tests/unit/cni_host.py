@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class CniHost:
             capture_output=True,
             timeout=20,
             check=False,
+            preexec_fn=_heed_signals,
         )
         return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -128,3 +130,9 @@ class CniHost:
         """What the script got on stdin."""
         document: dict[str, Any] = json.loads((self.directory / f"{command}.stdin").read_text())
         return document
+
+
+def _heed_signals() -> None:
+    """As under a runtime, also where the tests run in a shell's background, which has these ignored."""
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)

@@ -142,7 +142,7 @@ int dp_new(const struct dp_config *config, struct dp **out);
 void dp_free(struct dp *dp);
 uint32_t dp_offloads(const struct dp *dp); /* in use by every worker */
 int dp_forbid(struct dp *dp, uint32_t offloads); /* for the forwarder's life; heeded from the next packet on */
-void dp_hurry(void); /* the calling thread, which will run a worker, waits less for a CPU; as far as it may */
+void dp_hurry(void); /* the calling thread, which will run a worker, waits less for a CPU */
 int dp_run(struct dp *dp, uint32_t thread); /* a worker, or its bulk worker: that of worker i is thread workers + i */
 int dp_stop(struct dp *dp);
 int dp_peer_set(struct dp *dp, uint32_t slot, const struct dp_peer *peer);

@@ -107,6 +107,7 @@ union receive_control {
 
 struct receive_batch {
 	uint8_t *buffers;
+	uint32_t used; /* messages that the kernel has written into: only they are made ready again */
 	struct mmsghdr message[messages_max];
 	struct iovec message_iov[messages_max];
 	struct sockaddr_in6 from[messages_max];

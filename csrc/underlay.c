@@ -30,6 +30,7 @@ void underlay_init(struct worker *w)
 {
 	struct receive_batch *batch = &w->receive;
 
+	batch->used = messages_max;
 	for (uint32_t i = 0; i < messages_max; i++) {
 		batch->message_iov[i] = (struct iovec){batch->buffers + (size_t)i * receive_buffer, receive_buffer};
 		batch->message[i].msg_hdr = (struct msghdr){
@@ -248,7 +249,7 @@ int underlay_receive(struct worker *w, int fd)
 	struct receive_batch *batch = &w->receive;
 	int got;
 
-	for (uint32_t i = 0; i < messages_max; i++) {
+	for (uint32_t i = 0; i < batch->used; i++) {
 		struct msghdr *message = &batch->message[i].msg_hdr;
 
 		message->msg_namelen = sizeof(batch->from[i]);
@@ -257,6 +258,7 @@ int underlay_receive(struct worker *w, int fd)
 	do
 		got = recvmmsg(fd, batch->message, messages_max, MSG_DONTWAIT, NULL);
 	while (got < 0 && errno == EINTR);
+	batch->used = got < 0 ? 0 : (uint32_t)got;
 	if (got < 0) {
 		/* Only a descriptor that is no socket any more ends a worker; network errors are news about single datagrams. */
 		if (errno == EBADF || errno == ENOTSOCK || errno == EFAULT || errno == EINVAL)

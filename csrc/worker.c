@@ -19,8 +19,6 @@
 
 enum {
 	slice_ns = 100000,  /* the least that the scheduler takes (sched(7), kernel/sched/syscalls.c) */
-	less_nice = 10,
-	least_nice = -20,
 	watched_max = 2 * DP_MAX_QUEUES + 1,
 	sparse_packets = 4,        /* between two sleeps */
 	long_yield_us = 2000,
@@ -43,14 +41,10 @@ struct scheduling {
 void dp_hurry(void)
 {
 	/* A short slice has an early deadline: whoever floods, or computes, is set aside for us at once (Linux 6.12; before, the
-	 * field is not heeded). */
-	int nice = getpriority(PRIO_PROCESS, 0);
-	int wanted = nice - less_nice < least_nice ? least_nice : nice - less_nice;
-	struct scheduling wish = {.size = sizeof(wish), .policy = SCHED_OTHER, .nice = wanted, .runtime = slice_ns};
+	 * field is not heeded). Nice stays as it is: a worker that goes before the senders takes their packets one at a time. */
+	struct scheduling wish = {
+		.size = sizeof(wish), .policy = SCHED_OTHER, .nice = getpriority(PRIO_PROCESS, 0), .runtime = slice_ns};
 
-	if (syscall(SYS_sched_setattr, 0, &wish, 0) == 0 || errno != EPERM)
-		return;
-	wish.nice = nice; /* less takes CAP_SYS_NICE */
 	syscall(SYS_sched_setattr, 0, &wish, 0);
 }
 

@@ -126,7 +126,7 @@ def _plain(rule: Rule) -> tuple[tuple[str, ...], ...]:
 
 def test_privileges_are_those_that_are_needed() -> None:
     context = daemon(documents())["securityContext"]
-    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW", "BPF", "SYS_NICE"]}
+    assert context["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW", "BPF"]}
     assert installer(documents())["securityContext"]["capabilities"] == {"drop": ["ALL"]}
     for container in (daemon(documents()), installer(documents())):
         asked = container["securityContext"]

@@ -229,7 +229,7 @@ long __wrap_syscall(long number, ...)
 	REQUIRE(wish->size == sizeof(*wish) && !wish->policy && !wish->flags && !wish->priority && wish->nice >= -20);
 	scheduling->asked++;
 	errno = scheduling->error;
-	if (scheduling->error == ENOSYS || (scheduling->error && wish->nice < scheduling->nice))
+	if (scheduling->error)
 		return -1;
 	scheduling->nice = wish->nice;
 	scheduling->slice_ns = wish->runtime;

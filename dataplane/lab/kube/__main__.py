@@ -7,9 +7,12 @@ import ssl
 import sys
 from pathlib import Path
 
+import msgspec
+import uvloop
 from aiohttp import web
 
 from dataplane.lab.kube.access import Access, Rule
+from dataplane.lab.kube.levers import Settings
 from dataplane.lab.kube.objects import Objects
 from dataplane.lab.kube.server import ApiServer
 
@@ -18,7 +21,12 @@ def main(path: Path) -> None:
     """Serve as the file says."""
     given = json.loads(path.read_text())
     rules = {user: [Rule(*rule) for rule in listed] for user, listed in given["rules"].items()}
-    server = ApiServer(Objects(Path(given["journal"])), Access(given["tokens"], rules))
+    settings = msgspec.convert(given["settings"], Settings)
+    objects = Objects(Path(given["journal"]), settings.window)
+    objects.advance(settings.advance_to)
+    access = Access(given["tokens"], rules)
+    access.forbid(settings.forbid_s, settings.forbid_because)
+    server = ApiServer(objects, access, settings)
     context = None
     if given["certificate"]:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -32,6 +40,8 @@ def main(path: Path) -> None:
         access_log=None,
         shutdown_timeout=0.1,
         reuse_address=True,
+        handler_cancellation=True,  # a watch whose client is gone must not stand on
+        loop=uvloop.new_event_loop(),
     )
 
 

@@ -7,6 +7,7 @@ Source: Kubernetes' RBAC authorizer; k8s.io/api/rbac/v1.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,17 @@ class Access:
     def __init__(self, tokens: Mapping[str, str], rules: Mapping[str, Sequence[Rule]]) -> None:
         self.tokens = dict(tokens)
         self._rules = rules
+        self._forbidden_until = 0.0
+        self._because = ""
+
+    def forbid(self, seconds: float, because: str) -> None:
+        """Refuse all but the administrator for so long, as a server does whose RBAC caches are not filled yet.
+
+        Args:
+            because: what RBAC finds missing (`clusterrole.rbac.authorization.k8s.io "flannel" not found`); "" for nothing.
+        """
+        self._forbidden_until = time.monotonic() + seconds
+        self._because = because
 
     def user(self, authorization: str) -> str | None:
         """Return whose Authorization header this is; None: nobody's."""
@@ -47,10 +59,14 @@ class Access:
 
     def refusal(self, user: str, verb: str, resource: str, name: str) -> str:
         """Return why the user may not, of the core group; "" if he may."""
-        if user == admin or any(rule.allows(verb, "", resource, name) for rule in self._rules.get(user, ())):
+        if user == admin:
+            return ""
+        forbidden = time.monotonic() < self._forbidden_until
+        if not forbidden and any(rule.allows(verb, "", resource, name) for rule in self._rules.get(user, ())):
             return ""
         what = f'{resource.partition("/")[0]} "{name}"' if name else resource
-        return f'{what} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "" at the cluster scope'
+        text = f'{what} is forbidden: User "{user}" cannot {verb} resource "{resource}" in API group "" at the cluster scope'
+        return f"{text}: RBAC: {self._because}" if forbidden and self._because else text
 
 
 def read_rules(documents: Iterable[Mapping[str, Any]]) -> dict[str, list[Rule]]:

@@ -46,6 +46,7 @@ class Server:
         directory: for journal, certificate and log.
         host: address to listen on.
         rules: what service accounts may do.
+        settings: as levers.Settings says; those in the attribute of this name are in force from the next start on.
     """
 
     def __init__(
@@ -54,8 +55,10 @@ class Server:
         host: str = "127.0.0.1",
         *,
         rules: Mapping[str, Sequence[Rule]] | None = None,
+        settings: Mapping[str, object] | None = None,
     ) -> None:
         self.directory = directory
+        self.settings = dict(settings or {})
         self.journal = directory / "journal"
         self.certificate = directory / "ca.crt"
         self._process: subprocess.Popen[bytes] | None = None
@@ -72,22 +75,18 @@ class Server:
         self.host = f"[{host}]" if ":" in host else host
         self.url = f"https://{self.host}:{self.port}"
         self._config = directory / "server.json"
-        self._config.write_text(
-            json.dumps(
-                {
-                    "journal": str(self.journal),
-                    "host": host,
-                    "port": self.port,
-                    "certificate": str(self.certificate),
-                    "key": str(key),
-                    "tokens": {_admin_token: admin, first_token: service_account},
-                    "rules": {
-                        user: [[*map(list, (rule.groups, rule.resources, rule.verbs, rule.names))] for rule in listed]
-                        for user, listed in (rules or {service_account: flannel_rules}).items()
-                    },
-                }
-            )
-        )
+        self._given = {
+            "journal": str(self.journal),
+            "host": host,
+            "port": self.port,
+            "certificate": str(self.certificate),
+            "key": str(key),
+            "tokens": {_admin_token: admin, first_token: service_account},
+            "rules": {
+                user: [[*map(list, (rule.groups, rule.resources, rule.verbs, rule.names))] for rule in listed]
+                for user, listed in (rules or {service_account: flannel_rules}).items()
+            },
+        }
         self._trust = ssl.create_default_context(cafile=str(self.certificate))
 
     def __enter__(self) -> Self:
@@ -99,6 +98,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and return when it answers."""
+        self._config.write_text(json.dumps({**self._given, "settings": self.settings}))
         words = (sys.executable, "-m", "dataplane.lab.kube", str(self._config))
         with (self.directory / "log").open("ab") as log:
             self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -134,6 +134,30 @@ class Server:
     def thaw(self) -> None:
         """Let it go on."""
         self._running().send_signal(signal.SIGCONT)
+
+    def snapshot(self) -> bytes:
+        """Return a backup of all that was written."""
+        text = self.journal.read_bytes()
+        return text[: text.rfind(b"\n") + 1]
+
+    def restore(self, snapshot: bytes, past: int = 0) -> None:
+        """Have a server with what was in a backup, in place of this one.
+
+        Args:
+            past: a version that writes to other objects pass before anybody is answered.
+        """
+        self.kill()
+        self.journal.write_bytes(snapshot)
+        settings = self.settings
+        self.settings = {**settings, "advance_to": past}
+        try:
+            self.start()
+        finally:
+            self.settings = settings
+
+    def version(self) -> int:
+        """Return the version of the last write."""
+        return int(self._ask("GET", "/api/v1/nodes?limit=1")["metadata"]["resourceVersion"])
 
     def kubeconfig(self, path: Path, token: str = first_token) -> Path:
         """Write a kubeconfig with this token, and return its path."""
@@ -214,7 +238,7 @@ class Server:
         self._ask("POST", f"/api/v1/namespaces/{namespace}/pods", document)
 
     def pull(self, lever: str, **arguments: object) -> None:
-        """Pull a lever of the server's (server.ApiServer)."""
+        """Pull a lever of the server's (server.ApiServer._pull)."""
         self._ask("POST", f"/stub/{lever}", arguments)
 
     def replace_token(self, token: str) -> None:
@@ -222,7 +246,11 @@ class Server:
         self.pull("tokens", **{_admin_token: admin, token: service_account})
 
     def requests(self) -> list[dict[str, Any]]:
-        """Return the requests since the start that were not the administrator's: user, method and url."""
+        """Return the requests since the start that were not the administrator's.
+
+        Each has user, method, url, time (Unix), verb (RBAC's), source (of a read: "quorum" or "cache"), status (0 until it
+        is known) and bytes (of a watch: so far).
+        """
         told: Any = self._ask("GET", "/stub/requests")
         return [request for request in told if request["user"] != admin]
 

@@ -1,41 +1,41 @@
 """The HTTP side: Nodes and Pods of API group "" v1, with list, watch, get, create, patch, status patch and delete.
 
-Below /stub/ are the levers that tests pull (an administrator's token opens them): compact the history, replace tokens,
-answer an expired version in the other of the two ways, list the requests so far. What must stay true: a watch from a version
-that does not exist yet is silent until it does; the others send a bookmark before they end.
-Source: Kubernetes API concepts (efficient detection of changes); kube-apiserver, staging/src/k8s.io/apiserver
-(pkg/storage/cacher, pkg/endpoints/handlers).
+Below /stub/ are the levers that tests pull (an administrator's token opens them), and the log of requests. What must stay
+true: each request is in the log from when it comes, with what was answered once that is known.
+Source: Kubernetes API concepts; kube-apiserver, staging/src/k8s.io/apiserver (pkg/endpoints/handlers).
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import suppress
+import time
 from typing import Any
 
+import msgspec
 from aiohttp import web
 
+from dataplane.lab.kube import filling, options
 from dataplane.lab.kube.access import Access, admin
+from dataplane.lab.kube.levers import Levers, Settings
 from dataplane.lab.kube.merge import BadPatch, json_merge, strategic_merge
-from dataplane.lab.kube.objects import Document, Expired, NotFound, Objects
-
-kinds = {"nodes": "Node", "pods": "Pod"}
-bookmark_s = 60.0  # between two bookmarks
-last_bookmark_s = 2.0  # before the end of a watch
-default_watch_s = 1800
-user_key = web.AppKey("user", str)
+from dataplane.lab.kube.objects import Objects
+from dataplane.lab.kube.reads import Reads, kinds
+from dataplane.lab.kube.statuses import Document, Failure, answer, not_found
+from dataplane.lab.kube.watches import Watches
 
 
 class ApiServer:
     """One API server over one set of objects."""
 
-    def __init__(self, objects: Objects, access: Access) -> None:
+    def __init__(self, objects: Objects, access: Access, settings: Settings) -> None:
         self._objects = objects
         self._access = access
-        self._pages: dict[str, tuple[int, list[Document]]] = {}
+        self._levers = Levers(settings)
+        self._reads = Reads(objects, self._levers)
+        self._watches = Watches(objects, self._reads, self._levers)
         self._requests: list[Document] = []
-        self._gone_as_status = False
+        self._heart: asyncio.Task[None] | None = None
 
     def app(self) -> web.Application:
         """Return it for aiohttp to serve."""
@@ -61,122 +61,85 @@ class ApiServer:
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         user = self._access.user(request.headers.get("Authorization", ""))
-        self._requests.append({"user": user, "method": request.method, "url": str(request.rel_url)})
+        told = {
+            "user": user,
+            "method": request.method,
+            "url": str(request.rel_url),
+            "time": time.time(),
+            "verb": "",
+            "source": "",
+            "status": 0,
+            "bytes": 0,
+        }
+        self._requests.append(told)
+        request["told"] = told
+        try:
+            response = await self._allowed(request, user, handler)
+        except Failure as failure:
+            response = failure.answer()
+        except BadPatch as error:
+            response = Failure(422, "Invalid", str(error)).answer()
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            response = Failure(400, "BadRequest", f"the request cannot be understood: {error!r}").answer()
+        told["status"] = response.status
+        if isinstance(response, web.Response):
+            told["bytes"] = len(response.body) if isinstance(response.body, bytes) else 0
+        return response
+
+    async def _allowed(self, request: web.Request, user: str | None, handler: Any) -> web.StreamResponse:
         if user is None:
-            return _status(401, "Unauthorized", "Unauthorized")
+            raise Failure(401, "Unauthorized", "Unauthorized")
+        refusal = ""
         if request.path.startswith("/stub/"):
             refusal = "" if user == admin else "only for the administrator"
         elif "kind" in request.match_info:
-            refusal = self._access.refusal(user, *_asked(request))
-        else:
-            refusal = ""
+            verb, resource, name = _asked(request)
+            request["told"]["verb"] = verb
+            refusal = self._access.refusal(user, verb, resource, name)
+            if user != admin and (seconds := self._levers.delay_of(verb, request.path)):
+                await asyncio.sleep(seconds)
         if refusal:
-            return _status(403, "Forbidden", refusal)
-        try:
-            response: web.StreamResponse = await handler(request)
-        except Expired as error:
-            response = _status(410, "Expired", str(error))
-        except BadPatch as error:
-            response = _status(422, "Invalid", str(error))
-        except NotFound as error:
-            response = _status(404, "NotFound", str(error))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            response = _status(400, "BadRequest", f"the request cannot be understood: {error!r}")
+            raise Failure(403, "Forbidden", refusal)
+        response: web.StreamResponse = await handler(request)
         return response
 
     async def _alive(self, _: web.Request) -> web.Response:
         return web.Response(text="ok")
 
+    def _options(self, request: web.Request) -> options.Options:
+        asked = options.read(request.query, watch_list=self._levers.settings.watch_list)
+        request["told"]["source"] = asked.source
+        return asked
+
     async def _list(self, request: web.Request) -> web.StreamResponse:
-        if request.query.get("watch") in ("true", "1"):
-            return await self._watch(request)
-        token, limit = request.query.get("continue", ""), int(request.query.get("limit", 0))
-        if token:
-            if token not in self._pages:
-                raise Expired("The provided continue parameter is too old to display a consistent list result.")
-            version, rest = self._pages.pop(token)
-        else:
-            version, rest = self._objects.version, [document for _, document in self._objects.all("nodes")]
-        page, rest = (rest[:limit], rest[limit:]) if limit else (rest, [])
-        metadata = {"resourceVersion": str(version)}
-        if rest:
-            metadata["continue"] = f"{version}-{len(rest)}"
-            self._pages[metadata["continue"]] = version, rest
-        return web.json_response({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": page})
-
-    async def _watch(self, request: web.Request) -> web.StreamResponse:
-        at = int(request.query.get("resourceVersion") or self._objects.version)
-        seconds = int(request.query.get("timeoutSeconds", default_watch_s))
-        bookmarks = request.query.get("allowWatchBookmarks") in ("true", "1")
-        loop = asyncio.get_running_loop()
-        end = loop.time() + seconds
-        if self._gone_as_status:
-            list(self._objects.since(at))
-        response = web.StreamResponse(headers={"Content-Type": "application/json"})
-        await response.prepare(request)
-        marked = loop.time()
-        with suppress(ConnectionError):
-            while True:
-                try:
-                    for change in self._objects.since(at):
-                        at = change.version
-                        if change.kind == "nodes":
-                            await _send(response, change.what, change.document)
-                except Expired as error:
-                    await _send(response, "ERROR", _status_document(410, "Expired", str(error)))
-                    break
-                due = min(end - last_bookmark_s, marked + bookmark_s) if marked < end - last_bookmark_s else end
-                if await self._changed(at, due - loop.time()):
-                    continue
-                if due == end:
-                    break
-                marked = loop.time()
-                if bookmarks and at <= self._objects.version:
-                    mark = {
-                        "kind": "Node",
-                        "apiVersion": "v1",
-                        "metadata": {"resourceVersion": str(self._objects.version)},
-                    }
-                    at = self._objects.version
-                    await _send(response, "BOOKMARK", mark)
-            await response.write_eof()
-        return response
-
-    async def _changed(self, at: int, seconds: float) -> bool:
-        """Wait for a write after version `at`."""
-        objects = self._objects
-        try:
-            async with asyncio.timeout(max(0.0, seconds)), objects.changed:
-                await objects.changed.wait_for(lambda: objects.version > at or objects.oldest > at)
-        except TimeoutError:
-            return False
-        return True
+        asked = self._options(request)
+        if asked.watch:
+            return await self._watches.serve(request, asked, request["told"])
+        return answer(await self._reads.list(asked))
 
     async def _get(self, request: web.Request) -> web.Response:
-        kind, key = _place(request)
-        return web.json_response(self._there(kind, key))
+        return answer(await self._reads.get(*_place(request), self._options(request)))
 
     async def _create(self, request: web.Request) -> web.Response:
         document = await request.json()
         kind, key = _place(request, document["metadata"]["name"])
-        if self._objects.get(kind, key) is not None:
-            return _status(409, "AlreadyExists", f'{kind} "{key}" already exists')
+        if self._objects.raw(kind, key) is not None:
+            raise Failure(409, "AlreadyExists", f'{kind} "{key}" already exists')
         document = {"kind": kinds[kind], "apiVersion": "v1", **document}
-        return web.json_response(await self._objects.write(kind, key, document), status=201)
+        return answer(await self._objects.write(kind, key, document), 201)
 
     async def _patch(self, request: web.Request) -> web.Response:
         kind, key = _place(request)
-        before = self._there(kind, key)
         patch = await request.json()
+        before = self._there(kind, key)
         match request.content_type:
             case "application/strategic-merge-patch+json":
                 after = strategic_merge(before, patch)
             case "application/merge-patch+json":
                 after = json_merge(before, patch)
             case other:
-                return _status(
-                    415, "UnsupportedMediaType", f"the body of the request was in an unknown format: {other}"
-                )
+                message = f"the body of the request was in an unknown format: {other}"
+                raise Failure(415, "UnsupportedMediaType", message)
         kept = "spec" if "part" in request.match_info else "status"
         after = {name: part for name, part in after.items() if name != kept}
         if kept in before:
@@ -184,37 +147,53 @@ class ApiServer:
         for name in ("name", "uid", "creationTimestamp"):
             after["metadata"][name] = before["metadata"][name]
         if after == before:
-            return web.json_response(before)  # nothing is written, no version is made
-        return web.json_response(await self._objects.write(kind, key, after))
+            return answer(before)  # nothing is written, no version is made
+        return answer(await self._objects.write(kind, key, after))
 
     async def _delete(self, request: web.Request) -> web.Response:
         kind, key = _place(request)
         self._there(kind, key)
-        return web.json_response(await self._objects.write(kind, key, None))
+        return answer(await self._objects.write(kind, key, None))
 
     async def _pull(self, request: web.Request) -> web.Response:
         body = await request.json()
         match request.match_info["lever"]:
             case "compact":
                 self._objects.compact()
-                self._pages.clear()
-                async with self._objects.changed:
-                    self._objects.changed.notify_all()
+                self._reads.forget()
+                await self._objects.tell()
             case "tokens":
                 self._access.tokens = body
             case "gone":
-                self._gone_as_status = body["as"] == "status"
+                self._levers.gone_as_status = body["as"] == "status"
+            case "settings":
+                settings = msgspec.convert({**msgspec.to_builtins(self._levers.settings), **body}, Settings)
+                self._levers.settings = settings
+                self._objects.window = settings.window
+                if "forbid_s" in body:
+                    self._access.forbid(settings.forbid_s, settings.forbid_because)
+                await self._objects.tell()
+            case "delay":
+                self._levers.delay(body["verb"], body["prefix"], body["seconds"])
+            case "swallow":
+                (self._levers.flowing.clear if body["on"] else self._levers.flowing.set)()
+            case "fill":
+                await filling.fill(self._objects, body["nodes"], body["size"], body.get("first", 1))
+            case "heartbeat":
+                if self._heart is not None:
+                    self._heart.cancel()
+                self._heart = asyncio.create_task(filling.beat(self._objects, body["every_s"], body["seconds"]))
             case lever:
-                return _status(404, "NotFound", f"there is no lever {lever}")
-        return web.json_response({})
+                raise Failure(404, "NotFound", f"there is no lever {lever}")
+        return answer({})
 
     async def _told(self, _: web.Request) -> web.Response:
-        return web.json_response(self._requests)
+        return web.Response(body=msgspec.json.encode(self._requests), content_type="application/json")
 
     def _there(self, kind: str, key: str) -> Document:
         document = self._objects.get(kind, key)
         if document is None:
-            raise NotFound(f'{kind} "{key.rpartition("/")[2]}" not found')
+            raise not_found(kind, key.rpartition("/")[2])
         return document
 
 
@@ -233,16 +212,3 @@ def _asked(request: web.Request) -> tuple[str, str, str]:
     if verb == "list" and request.query.get("watch") in ("true", "1"):
         verb = "watch"
     return verb, f"{kind}/{part}" if part else kind, name
-
-
-def _status_document(code: int, reason: str, message: str) -> Document:
-    head = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure"}
-    return {**head, "message": message, "reason": reason, "code": code}
-
-
-def _status(code: int, reason: str, message: str) -> web.Response:
-    return web.json_response(_status_document(code, reason, message), status=code)
-
-
-async def _send(response: web.StreamResponse, what: str, document: Document) -> None:
-    await response.write(json.dumps({"type": what, "object": document}).encode() + b"\n")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -42,8 +43,8 @@ ping_s = 1.0
 ping_limit_s = 3.0
 slice_units = 120  # of work on leases at a time: 10 ms or so
 few_leases = 10_000  # are gone through by the garbage collector in 20 ms or so
-first_delay_s = 0.1  # of watching again after a failure; doubles
-longest_delay_s = 5.0
+listen_again_s = 5.0
+watch_limit_s = 3.0  # without a watch that stands, after which the node is not ready
 
 
 class Changes(Protocol):
@@ -90,6 +91,10 @@ class Control:
         self._changed = asyncio.Event()
         self._standing = asyncio.Event()
         self._say = Say(log)
+        self._random = random.SystemRandom()
+        self._watched_at = clock.now()  # the store's watch stood then, or we began
+        self._unwatched = ""  # what the last watch failed by
+        self._delay_s = 0.0
         self._refusals = Refusals(
             state, state.refused, what="is not used", many="are refused", over="is no longer refused"
         )
@@ -220,24 +225,24 @@ class Control:
 
     async def watch(self, store: Store) -> None:
         """Follow the store for ever; what fails is begun again, with a fresh snapshot."""
-        delay = first_delay_s
+        self._watched_at = self._clock.now()
+        self._delay_s = store.first_delay_s
         while True:
             try:
                 async with aclosing(store.watch()) as events, aclosing(batches(events)) as ready:
                     async for batch in ready:
                         for _ in self._slices(batch, slice_units):
                             await asyncio.sleep(0)
-                        delay = first_delay_s
-                        self._say.over("watch", "watching the lease store again")
                         # Another batch may stand ready; everything else must get its turn too.
                         await asyncio.sleep(0)
                 reason = "the watch ended"
             except StoreError as error:
                 reason = str(error)
+            self._unwatched = reason
             self._state.events["store_errors"] += 1
             self._say.warn("watch", f"cannot watch the lease store: {reason}; trying again", self._clock.now())
-            await self._clock.wait(self._never, delay)
-            delay = min(longest_delay_s, 2 * delay)
+            await self._clock.wait(self._never, self._random.uniform(0, self._delay_s))
+            self._delay_s = min(store.longest_delay_s, 2 * self._delay_s)
 
     async def program(self) -> None:
         """Give the kernel its part of what `take` published, for ever."""
@@ -248,8 +253,9 @@ class Control:
                 await keeper.flush()
 
     async def ping(self, store: Store) -> None:
-        """Ask the store for a sign of life about once a second, for ever."""
+        """Ask the store for a sign of life about once a second, and look whether its watch stands, for ever."""
         while True:
+            self._look_at_watch(store)
             try:
                 async with asyncio.timeout(ping_limit_s):
                     await store.ping()
@@ -264,6 +270,19 @@ class Control:
                 self._say.over("ping", "the lease store answers again")
             await self._clock.wait(self._never, ping_s)
 
+    def _look_at_watch(self, store: Store) -> None:
+        """Tell of a store whose watch does not stand, whatever else it answers: nothing new is heard from it."""
+        now = self._clock.now()
+        if store.stands:
+            self._watched_at = now
+            self._unwatched = ""
+            self._delay_s = store.first_delay_s
+            self._state.blockers.pop("watch", None)
+            self._say.over("watch", "watching the lease store again")
+        elif abs(now - self._watched_at) > watch_limit_s:  # abs: the clock may be set back
+            why = self._unwatched or "it has not taken our watch"
+            self._state.blockers["watch"] = f"no changes of leases arrive from the store: {why}"
+
     async def listen(self, host: Changes) -> None:
         """Wake `resync` at every change that the kernel reports, for ever."""
         while True:
@@ -272,7 +291,7 @@ class Control:
                     self._touched.set()
             except HostError as error:
                 self._say.warn("listen", f"{error}; looking every {resync_s:.0f} s instead", self._clock.now())
-            await self._clock.wait(self._never, longest_delay_s)
+            await self._clock.wait(self._never, listen_again_s)
 
     def _troubled(self) -> bool:
         """Whether a keeper has no device, or could not make all as it should be."""

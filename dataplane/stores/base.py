@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
@@ -21,8 +22,28 @@ from dataplane.model import IPAddress, Lease, LeaseAttrs, NetConf, Snapshot, Wat
 from dataplane.pieces import paced
 
 
+@dataclass(slots=True)
+class Watched:
+    """A store's watch. `stands`: the store has taken it, so that changes arrive."""
+
+    stands: bool = False
+
+
 class Store(Protocol):
-    """A lease store. All methods raise `StoreError` when the store cannot be used now."""
+    """A lease store. All methods raise `StoreError` when the store cannot be used now.
+
+    Attributes:
+        first_delay_s: the longest wait before a watch that failed is begun again; doubles with each failure.
+        longest_delay_s: to this. What is waited is drawn from 0 on, so that a cluster's daemons do not come in step.
+    """
+
+    first_delay_s: float = 0.1
+    longest_delay_s: float = 5.0
+
+    @property
+    def stands(self) -> bool:
+        """Whether the store has taken the watch under way, so that changes arrive."""
+        ...
 
     async def read_config(self) -> NetConf:
         """Return the validated network configuration; raises `BadConfig`, or `NoConfig` when there is none."""

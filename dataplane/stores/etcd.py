@@ -30,7 +30,7 @@ from dataplane.stores.choice import Choice, choose, compatible, overlaps, span
 from dataplane.stores.etcd_access import EtcdAccess
 from dataplane.stores.etcd_client import Client, Timing, Unanswered
 from dataplane.stores.etcd_leases import decode, text_of
-from dataplane.stores.etcd_watch import follow, listing
+from dataplane.stores.etcd_watch import Comparison, Progress, follow, listing
 from dataplane.stores.etcd_writers import Writers
 from dataplane.stores.lease_format import decode_value, encode_value, format_key, parse_key
 
@@ -63,6 +63,8 @@ class EtcdStore(Store):
         self._subnets = f"{access.prefix}/subnets"
         self._random = random or SystemRandom()
         self._writers = Writers(self._subnets.encode())
+        self._watched = Progress()
+        self._comparison = Comparison(self._client, self._subnets.encode(), self._watched, self._random)
 
     async def read_config(self) -> NetConf:
         """Return the validated configuration.
@@ -118,12 +120,18 @@ class EtcdStore(Store):
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-        return follow(self._client, self._subnets.encode(), self._writers)
+        return follow(self._client, self._subnets.encode(), self._writers, self._watched)
+
+    @property
+    def stands(self) -> bool:
+        """Whether etcd has taken our watch."""
+        return self._watched.stands
 
     async def ping(self) -> None:
         """Read, with the cluster's agreement, whether there is a configuration; raises `StoreError`."""
         request = pb.RangeRequest(key=self._config_key, count_only=True)
         await self._client.read("KV/Range", request, pb.RangeResponse, self._client.timing.ping)
+        await self._comparison.look(time.monotonic())
 
     async def close(self) -> None:
         """Close the connections. Leases stay."""

@@ -29,11 +29,12 @@ from dataplane.stores.kube_watch import Position, Spans, follow
 
 log = logging.getLogger(__name__)
 
-look_s = 10.0  # between two requests of `ping` while all is well: as often as a kubelet renews its own Lease
-
 
 class KubeStore(Store):
     """A `Store` (see stores.base) in a Kubernetes cluster.
+
+    While a watch stands nothing is asked: contact is what the watch brings. Of an API server that is away some hundred
+    daemons a second ask, of five thousand.
 
     Args:
         access: where it is; files with credentials are read now.
@@ -42,6 +43,9 @@ class KubeStore(Store):
     Raises:
         BadInput: the kubeconfig cannot be used, or there is none and we are no pod.
     """
+
+    first_delay_s = 1.0
+    longest_delay_s = 20.0  # so that half a minute after its return the server's state is everybody's
 
     def __init__(
         self,
@@ -62,7 +66,7 @@ class KubeStore(Store):
         self._nodes: Nodes | None = None
         self._conf: NetConf | None = None
         self._at = Position()
-        self._ping_at = 0.0
+        self._trouble = ""  # what the last watch failed by
 
     async def read_config(self) -> NetConf:
         """Return the configuration; SubnetLen, SubnetMin and SubnetMax are left out, since Kubernetes gives the subnets.
@@ -122,9 +126,14 @@ class KubeStore(Store):
             async with aclosing(following) as events:
                 async for event in events:
                     yield event
-        except StoreError:
-            self._ping_at = 0.0
+        except StoreError as error:
+            self._trouble = str(error)
             raise
+
+    @property
+    def stands(self) -> bool:
+        """Whether the API server has taken our watch, and changes arrive."""
+        return self._at.stands
 
     async def announce(self) -> None:
         """Set our Node's condition NetworkUnavailable to False, as some cloud providers wait for."""
@@ -142,11 +151,11 @@ class KubeStore(Store):
         await self._client.patch_status(self._name, {"status": {"conditions": [condition]}})
 
     async def ping(self) -> None:
-        """Read our Node, at most every 10 s while that works; raises `StoreError`."""
-        if time.monotonic() < self._ping_at:
-            return
-        await self._facts(self._timing.ping)
-        self._ping_at = time.monotonic() + look_s
+        """Say how the watch is, without a request; raises `StoreError` with what it failed by, until it stands again."""
+        if self._at.stands:
+            self._trouble = ""
+        if self._trouble:
+            raise StoreError(self._trouble)
 
     async def close(self) -> None:
         """Close the connections. Annotations stay."""
@@ -188,14 +197,14 @@ class KubeStore(Store):
                 )
         return subnets
 
-    async def _facts(self, limit_s: float | None = None) -> Facts:
+    async def _facts(self) -> Facts:
         """Return what our Node says now."""
         if not self._name:
             pod = await self._client.pod(self._access.pod_namespace, self._access.pod_name)
             if not pod.spec.node_name:
                 raise StoreError(f"pod {self._access.pod_namespace}/{self._access.pod_name} has no node yet")
             self._name = pod.spec.node_name
-        return facts_of(await self._client.node(self._name, limit_s), self._access.prefix)
+        return facts_of(await self._client.node(self._name), self._access.prefix)
 
     async def _in_use(self) -> NetConf:
         """Return the configuration of the start: leases mean the same for as long as we live."""

@@ -1,17 +1,15 @@
 """Requests to the Kubernetes API: typed answers, and one kind of error.
 
-kubeconfig, TLS and credentials are lightkube's; the requests are our own, since its watch has no bookmarks, begins again
-by itself without a list, and waits for ever on a connection that is dead (docs/decisions/0014). What must stay true:
-every failure is a `StoreError`; after one the files with certificates and credentials are read anew, so that what was
-renewed on the disk is taken up (a token already when the server refuses the old one); a peer that vanished is noticed by
-TCP within half a minute.
+The requests are our own, since lightkube's watch has no bookmarks, begins again by itself without a list, and waits for ever on
+a connection that is dead (docs/decisions/0014). What must stay true: every failure is a `StoreError`, and costs no other request
+anything; after one the next request uses a new connection (kube_connections.py); a peer that vanished is noticed by TCP within
+half a minute, a watch in which nothing comes within little more than the minute in which a bookmark is due.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -19,42 +17,25 @@ from typing import Any, TypeVar
 
 import httpx2
 import msgspec
-import yaml
-from lightkube.config.client_adapter import user_auth, verify_cluster
-from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
 from dataplane.errors import BadInput, StoreError, printable
 from dataplane.stores.kube_access import KubeAccess
-from dataplane.stores.kube_objects import Marked, Node, NodeList, Pod, Status, WatchEvent
+from dataplane.stores.kube_connections import Connections, look_s
+from dataplane.stores.kube_objects import Marked, Metadata, Node, NodeList, Pod, Status, WatchEvent
 
 Answer = TypeVar("Answer")
 
 page_size = 200  # Nodes; some ten kilobytes each, but up to 260, and a page is decoded in one go
-connected = "CONNECTED"
+connected, listed = "CONNECTED", "LISTED"  # beside the API's own types of events
+any_version = "0"  # whatever the server's cache has; no question to etcd
 gone = 410
 forbidden = 403
+invalid = 422
 not_found = 404
+too_new = 504  # the server is not there yet, or not any more
 unauthorized = 401
-_keepalive = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-)
-
-# What lightkube and the parsers below it raise for a file of another form.
-_malformed = (
-    KeyError,
-    TypeError,
-    ValueError,
-    AttributeError,
-    AssertionError,
-    httpx2.InvalidURL,
-    yaml.YAMLError,
-    msgspec.MsgspecError,
-)
+_list_ends = "k8s.io/initial-events-end"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +43,18 @@ class Timing:
     """Seconds.
 
     Attributes:
-        call: that one request may take.
-        ping: the same for the question whether the server is there.
-        page: the same for a page of a list.
-        grace: by which a watch may outlive what it was asked for.
+        call: that one request may take, and a watch to be taken.
+        page: the same for a page of a list, or a list that is streamed.
+        silence: in which a watch may bring nothing, bookmarks neither; one is due every minute (kube-apiserver, cacher.go).
+        settle: in which a server that has just started may refuse what it will allow: it does not know its RBAC rules yet.
+        look: between two looks at the files with credentials.
     """
 
     call: float = 10.0
-    ping: float = 2.0
     page: float = 60.0
-    grace: float = 10.0
+    silence: float = 75.0
+    settle: float = 10.0
+    look: float = look_s
 
 
 class Refused(StoreError):
@@ -80,6 +63,10 @@ class Refused(StoreError):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+
+class Silent(StoreError):
+    """A watch stood and brought nothing."""
 
 
 class KubeClient:
@@ -92,31 +79,44 @@ class KubeClient:
     """
 
     def __init__(self, access: KubeAccess, timing: Timing) -> None:
-        self._access = access
         self._timing = timing
+        self._forbidden_since: float | None = None
         try:
-            self._http: httpx2.AsyncClient | None = _connect(access)
+            self._connections = Connections(access, timing.look)
         except StoreError as error:
             raise BadInput(str(error)) from error
 
-    async def node(self, name: str, limit_s: float | None = None) -> Node:
-        """Return a Node, within `limit_s` if that is given; raises `Refused` 404 where there is none."""
-        return await self._call("GET", f"/api/v1/nodes/{name}", Node, limit_s=limit_s)
+    async def node(self, name: str, version: str = "") -> Node:
+        """Return a Node; raises `Refused` 404 where there is none.
+
+        Args:
+            version: not older than this, from the server's cache; "": as it is now.
+        Raises:
+            Refused: 504: the server's own version is older.
+        """
+        params = {"resourceVersion": version} if version else None
+        return await self._call("GET", f"/api/v1/nodes/{name}", Node, params=params)
 
     async def pod(self, namespace: str, name: str) -> Pod:
         """Return a Pod."""
         return await self._call("GET", f"/api/v1/namespaces/{namespace}/pods/{name}", Pod)
 
-    async def nodes(self) -> tuple[list[Node], str]:
-        """Return every Node, and the version from which a watch goes on; page by page, all of one version."""
+    async def nodes(self, floor: str) -> tuple[list[Node], str]:
+        """Return every Node, and the version from which a watch goes on; page by page, all of one version.
+
+        Args:
+            floor: not older than this, from the server's cache; `any_version`; "": as it is now.
+        Raises:
+            Refused: 504: the server's own version is older than `floor`.
+        """
         nodes: list[Node] = []
-        params = {"limit": str(page_size)}
+        params = {"limit": str(page_size), **_not_older(floor)}
         while True:
             page = await self._call("GET", "/api/v1/nodes", NodeList, params=params, limit_s=self._timing.page)
             nodes += page.items
             if not page.metadata.continue_:
                 return nodes, page.metadata.resource_version
-            params["continue"] = page.metadata.continue_
+            params = {"limit": str(page_size), "continue": page.metadata.continue_}
 
     async def patch_status(self, name: str, document: Mapping[str, Any]) -> Node:
         """Merge into a Node's status subresource as its types say (conditions by type); return the Node."""
@@ -128,42 +128,67 @@ class KubeClient:
             headers={"Content-Type": "application/strategic-merge-patch+json"},
         )
 
-    async def watch(self, version: str, seconds: int) -> AsyncGenerator[tuple[str, str, msgspec.Raw], None]:
-        """Yield (type, version, object) of each change of a Node after `version`, bookmarks too, for `seconds`.
+    async def watch(
+        self, version: str, seconds: int, *, with_list: bool = False
+    ) -> AsyncGenerator[tuple[str, Metadata, msgspec.Raw], None]:
+        """Yield (type, metadata, object) of each change of a Node after `version`, bookmarks too, for `seconds`.
 
         The first is no change: it says, with the type `connected`, that the server has taken the request.
 
+        Args:
+            with_list: begin with every Node as if it were added, and after the last say the type `listed`; `version` is then
+                the least that the list may have, or `any_version`, or "" for the present one.
         Raises:
-            Refused: 410, as a status or as an event: the version is too old, list again.
+            Refused: 410, as a status or as an event: the version is too old, list again; 504: the server's own is older than
+                the list may be; 422: it knows of no lists in watches.
+            Silent: nothing came for as long as may be.
         """
-        params = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": version,
-            "timeoutSeconds": str(seconds),
-        }
-        limits = httpx2.Timeout(self._timing.call, read=seconds + self._timing.grace)
+        params = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        if with_list:
+            params |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan", "resourceVersion": version}
+        else:
+            params["resourceVersion"] = version
+        limits = httpx2.Timeout(self._timing.call, read=self._timing.silence)
         request = "watch nodes"
-        async with (
-            self._reported(request),
-            self._client().stream("GET", "/api/v1/nodes", params=params, timeout=limits) as response,
-        ):
-            if response.is_error:
-                raise _refused(request, response.status_code, await response.aread())
-            yield connected, version, msgspec.Raw()
+        async with self._reported(request), self._connections.use() as http:
+            stream = http.stream("GET", "/api/v1/nodes", params=params, timeout=limits)
+            async with asyncio.timeout(self._timing.call):
+                response = await stream.__aenter__()
+            try:
+                if response.is_error:
+                    raise self._refused(request, response.status_code, await response.aread())
+                self._forbidden_since = None
+                yield connected, Metadata(), msgspec.Raw()
+                async with aclosing(self._events(response, request)) as events:
+                    async for event in events:
+                        yield event
+            finally:
+                with suppress(httpx2.HTTPError):
+                    await stream.__aexit__(None, None, None)
+
+    async def _events(
+        self, response: httpx2.Response, request: str
+    ) -> AsyncGenerator[tuple[str, Metadata, msgspec.Raw], None]:
+        try:
             async with aclosing(_lines(response)) as lines:
                 async for line in lines:
                     event = msgspec.json.decode(line, type=WatchEvent)
                     if event.type == "ERROR":
-                        raise _refused(request, 0, bytes(event.object))
-                    marked = msgspec.json.decode(event.object, type=Marked)
-                    yield event.type, marked.metadata.resource_version, event.object
+                        raise self._refused(request, 0, bytes(event.object))
+                    metadata = msgspec.json.decode(event.object, type=Marked).metadata
+                    ends = event.type == "BOOKMARK" and _list_ends in (metadata.annotations or {})
+                    yield listed if ends else event.type, metadata, event.object
+        except httpx2.ReadTimeout as error:
+            await self._connections.renew()
+            seconds = self._timing.silence
+            raise Silent(
+                f"{request}: nothing came for {seconds:g} s, not even the bookmark that is due every minute; something between "
+                "the API server and here may keep it back"
+            ) from error
 
     async def close(self) -> None:
         """Close all connections."""
-        http, self._http = self._http, None
-        if http is not None:
-            await http.aclose()
+        await self._connections.close()
 
     async def _call(
         self,
@@ -177,17 +202,13 @@ class KubeClient:
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
         request = f"{method} {path}"
-        async with self._reported(request):
+        async with self._reported(request), self._connections.use() as http:
             async with asyncio.timeout(limit_s or self._timing.call):
-                response = await self._client().request(method, path, params=params, content=content, headers=headers)
+                response = await http.request(method, path, params=params, content=content, headers=headers)
             if response.is_error:
-                raise _refused(request, response.status_code, response.content)
+                raise self._refused(request, response.status_code, response.content)
+            self._forbidden_since = None
             return msgspec.json.decode(response.content, type=kind)
-
-    def _client(self) -> httpx2.AsyncClient:
-        if self._http is None:
-            self._http = _connect(self._access)
-        return self._http
 
     @asynccontextmanager
     async def _reported(self, request: str) -> AsyncGenerator[None, None]:
@@ -196,88 +217,40 @@ class KubeClient:
             yield
         except Refused as error:
             if error.code == unauthorized:
-                await self._reread()
+                await self._connections.renew()
             raise
         except msgspec.MsgspecError as error:
             reason = f"what the API server answered cannot be read: {printable(str(error))}"
             raise StoreError(f"{request}: {reason}") from error
         except (TimeoutError, httpx2.TimeoutException) as error:
-            await self._reread()
+            await self._connections.renew()
             raise StoreError(f"{request}: the API server does not answer in time") from error
         except (httpx2.HTTPError, ConfigError, OSError) as error:
-            await self._reread()
+            await self._connections.renew()
             raise StoreError(f"{request}: {printable(str(error) or type(error).__name__)}") from error
 
-    async def _reread(self) -> None:
-        """Read certificates and credentials again with the next request."""
-        with suppress(Exception):  # the connections are of no use any more
-            await self.close()
+    def _refused(self, request: str, code: int, body: bytes) -> Refused:
+        """Read the Status that stands for an error; not all that answers is an API server."""
+        try:
+            status = msgspec.json.decode(body, type=Status)
+        except msgspec.MsgspecError:
+            status = Status()
+        code = code or status.code
+        text = printable(status.message or body[:200].decode("utf-8", "replace"))
+        if code == forbidden:
+            now = time.monotonic()
+            self._forbidden_since = self._forbidden_since or now
+            if now - self._forbidden_since < self._timing.settle:
+                text += "; a server that has just started refuses for some seconds what it will allow"
+            else:
+                text += f"; our ClusterRole must allow to {_right(request)}"
+        return Refused(code, f"{request}: the API server says {code}: {text}")
 
 
-def _connect(access: KubeAccess) -> httpx2.AsyncClient:
-    try:
-        config = _config(access)
-        user = config.user or User()
-        return httpx2.AsyncClient(
-            base_url=config.cluster.server,
-            auth=user_auth(user),
-            headers={"User-Agent": "flannel-dataplane", "Accept": "application/json"},
-            transport=httpx2.AsyncHTTPTransport(
-                verify=verify_cluster(config.cluster, user, config.abs_file), socket_options=_keepalive
-            ),
-            timeout=None,  # each call has a limit of its own
-        )
-    except OSError as error:
-        what = error.filename or "a certificate or key that it names"
-        raise StoreError(f"cannot use {_source(access)}: {what}: {error.strerror or error}") from error
-    except ConfigError as error:
-        raise StoreError(f"cannot use {_source(access)}: {printable(str(error))}") from error
-    except _malformed as error:
-        text = (
-            f"it is no kubeconfig ({printable(repr(error))}); allowed is one with clusters, contexts, current-context"
-        )
-        raise StoreError(f"cannot use {_source(access)}: {text}") from error
-
-
-def _config(access: KubeAccess) -> SingleConfig:
-    """As client-go's BuildConfigFromFlags: a kubeconfig, an URL that goes before its server, or a pod's own account."""
-    if access.kubeconfig is not None:
-        loaded = KubeConfig.from_file(access.kubeconfig)
-    elif access.api_url:
-        loaded = KubeConfig.from_server(access.api_url)
-    elif "KUBERNETES_SERVICE_HOST" in os.environ:
-        loaded = KubeConfig.from_service_account()
-    else:
-        raise ConfigError(
-            "KUBERNETES_SERVICE_HOST is not set; allowed outside of a pod: --kubeconfig-file, --kube-api-url"
-        )
-    config = loaded.get()
-    if config is None:
-        raise ConfigError("it has no current context")
-    if access.api_url:
-        config.cluster.server = access.api_url
-    if not config.cluster.server.startswith(("http://", "https://")):
-        raise ConfigError(f"server {config.cluster.server!r} is no URL; allowed are http:// and https://")
-    return config
-
-
-def _source(access: KubeAccess) -> str:
-    if access.kubeconfig is not None:
-        return f"--kubeconfig-file {access.kubeconfig}"
-    return f"--kube-api-url {access.api_url}" if access.api_url else "the service account of our pod"
-
-
-def _refused(request: str, code: int, body: bytes) -> Refused:
-    """Read the Status that stands for an error; not all that answers is an API server."""
-    try:
-        status = msgspec.json.decode(body, type=Status)
-    except msgspec.MsgspecError:
-        status = Status()
-    code = code or status.code
-    text = printable(status.message or body[:200].decode("utf-8", "replace"))
-    if code == forbidden:
-        text += f"; our ClusterRole must allow to {_right(request)}"
-    return Refused(code, f"{request}: the API server says {code}: {text}")
+def _not_older(floor: str) -> dict[str, str]:
+    if floor in ("", any_version):
+        return {"resourceVersion": floor} if floor else {}
+    return {"resourceVersion": floor, "resourceVersionMatch": "NotOlderThan"}
 
 
 def _right(request: str) -> str:

@@ -1,21 +1,24 @@
 """Following the Nodes: everything at one version, then every change after it.
 
-What must stay true: no change is skipped for good, whatever the server does.
-- The version is too old (410, as an answer or as an event): list again.
+What must stay true: no change is skipped for good, whatever the server does, and no server is asked for a list that need not be.
+- Lists come from the server's cache: streamed by a watch where the server knows that, else in pages.
 - A connection that broke goes on where it was, without a list: ten thousand daemons that list after a restart of the
-  API server would keep it down.
-- A server restored from a backup has lower versions than we saw, and a watch from such a future one is silent, without an
-  error (kube-apiserver, cacher.go). So a watch is always bounded, shortly after a break; it must bring at least
-  a bookmark in that time, which the server sends before the end of each; and a version that goes back means to list.
+  API server would keep it down. Versions alone do not tell whether there the server's history is still ours: etcd may have been put
+  back from a backup, and new writes may have passed our version since. So we go on from the newest change that the server still has
+  as we saw it (`_resume`); where it has none of the last few, or is not at our version any more, we list.
+- The version is too old (410, as an answer or as an event): list again.
+- A watch that brings nothing is none: a bookmark is due every minute and at the end of each.
+- A version that goes back means another history.
 - Whatever this misses, a list now and then does not.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import msgspec
@@ -24,11 +27,14 @@ from dataplane.collector import settling
 from dataplane.errors import StoreError
 from dataplane.model import WatchEvent
 from dataplane.pieces import paced
-from dataplane.stores.kube_client import KubeClient, Refused, connected, gone
+from dataplane.stores import kube_client as api
+from dataplane.stores.kube_client import KubeClient, Refused, Silent
 from dataplane.stores.kube_nodes import Nodes
-from dataplane.stores.kube_objects import Node
+from dataplane.stores.kube_objects import Metadata, Node
 
 breath = 200  # Nodes of a list between two turns of everything else in the daemon
+most_anchors = 4
+shortest_watch_s = 1.0  # one that is over before is no watch: the next one waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +43,20 @@ class Spans:
 
     Attributes:
         watch: of one watch; drawn from 1 to 2 times this, so that a cluster's daemons do not come at once.
-        doubtful: of the first watch after a connection broke.
         relist: between two lists; drawn in the same way.
     """
 
     watch: int = 120
-    doubtful: int = 20
     relist: float = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """A Node as the server had it at some version."""
+
+    name: str
+    uid: str
+    version: str
 
 
 @dataclass(slots=True)
@@ -52,53 +65,191 @@ class Position:
 
     Attributes:
         version: that we are at; "" for none, to begin with a list.
+        floor: the least version that a list may have; "" for the present one.
         relist_at: time of the next list.
-        proven: the server has sent something of this version or a later one since the connection was made.
+        anchors: the Nodes that changed last, the newest last.
+        replay_to: changes up to this version may be ones that we know already; they are taken in together.
+        streams: the server streams lists, as far as we know.
+        silent: the last watch brought nothing.
+        stands: the server has taken a watch, and nothing speaks against its bringing changes.
     """
 
     version: str = ""
+    floor: str = api.any_version
     relist_at: float = 0.0
-    proven: bool = False
+    anchors: list[Anchor] = field(default_factory=list)
+    replay_to: int = 0
+    streams: bool = True
+    silent: bool = False
+    stands: bool = False
+
+    def at(self, version: str) -> None:
+        """Go on from here."""
+        self.version = self.floor = version
+
+    def saw(self, metadata: Metadata) -> None:
+        """Take in that a Node is like this now."""
+        self.anchors = [anchor for anchor in self.anchors if anchor.name != metadata.name]
+        self.anchors.append(Anchor(metadata.name, metadata.uid, metadata.resource_version))
+        del self.anchors[:-most_anchors]
 
 
 async def follow(
     client: KubeClient, nodes: Nodes, at: Position, spans: Spans, random: Random, now: Callable[[], float]
 ) -> AsyncGenerator[WatchEvent, None]:
     """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-    # A watch that goes on where an earlier one broke begins with what is known, as soon as there is a connection.
-    owed = bool(at.version)
-    at.proven = False
-    while True:
-        if not at.version or now() >= at.relist_at:
-            listed, version = await client.nodes()
-            await _replace(nodes, listed)
-            at.version, at.proven, at.relist_at = version, True, now() + _drawn(spans.relist, random)
-            yield nodes.snapshot()
-            owed = False
-        heard = False
-        seconds = int(_drawn(spans.watch, random)) if at.proven else spans.doubtful
-        try:
-            async with aclosing(client.watch(at.version, seconds)) as changes:
-                async for kind, version, raw in changes:
-                    if kind == connected:
-                        if owed:
+    try:
+        if at.version:
+            await _resume(client, at)
+        # A watch that goes on where an earlier one broke begins with what is known, as soon as there is a connection.
+        owed = bool(at.version)
+        while True:
+            changes = _watch(client, nodes, at, int(_drawn(spans.watch, random)), now() >= at.relist_at)
+            try:
+                async with aclosing(changes) as found:
+                    async for events in found:
+                        if events is None:
+                            at.relist_at = now() + _drawn(spans.relist, random)
                             yield nodes.snapshot()
-                        owed = False
-                        continue
-                    if _is_older(version, at.version):
-                        at.version = ""
-                        break
-                    heard = at.proven = True
-                    events = _events(nodes, kind, raw)
-                    at.version = version
-                    for event in events:
-                        yield event
-        except Refused as error:
-            if error.code != gone:
+                            owed = False
+                        elif owed:
+                            yield nodes.snapshot()
+                            owed = False
+                        for event in events or ():
+                            yield event
+            except Refused as error:
+                _take(error, at)
+            except _AnotherHistory:
+                at.version = at.floor = ""
+            except Silent:
+                at.silent, at.version = True, ""
                 raise
-            at.version = ""
-        if not heard:
-            at.version = ""
+    finally:
+        at.stands = False
+
+
+class _AnotherHistory(Exception):
+    """The server's versions went back."""
+
+
+def _take(error: Refused, at: Position) -> None:
+    """Take in what a refusal says of the server; what it says of us is raised."""
+    if error.code == api.gone and at.version:
+        at.version = ""
+    elif error.code == api.too_new and at.floor:
+        at.version = at.floor = ""
+    elif error.code in (api.invalid, api.forbidden) and at.streams and not at.version:
+        at.streams = False  # who may not watch may list, and then at least begins with what there is
+    else:
+        raise error
+
+
+async def _resume(client: KubeClient, at: Position) -> None:
+    """Go back to the newest change that the server has as we saw it; without one, list."""
+    at.replay_to = 0
+    for anchor in reversed(at.anchors):
+        try:
+            found = (await client.node(anchor.name, anchor.version)).metadata
+        except Refused as error:
+            if error.code == api.too_new:
+                at.floor = ""
+            elif error.code != api.not_found:
+                raise
+            break
+        if (found.uid, found.resource_version) == (anchor.uid, anchor.version):
+            at.version = anchor.version
+            return
+        if _is_older(found.resource_version, anchor.version):
+            break
+        # It changed since, here or in another history: the change is to come, after those between the next anchor and this.
+        at.replay_to = max(at.replay_to, _number(found.resource_version))
+    at.version = ""
+    at.replay_to = 0
+
+
+async def _watch(
+    client: KubeClient, nodes: Nodes, at: Position, seconds: int, relist: bool
+) -> AsyncGenerator[list[WatchEvent] | None, None]:
+    """Yield None after each list, and the events of each change, for so many seconds."""
+    begun = time.monotonic()
+    listing = relist or not at.version
+    if listing and (at.silent or not at.streams):
+        await _take_list(nodes, at, *await client.nodes(at.floor))
+        yield None
+        listing = False
+    brought = _Brought(nodes, at)
+    version = at.floor if listing else at.version
+    if listing:
+        at.version = ""
+    async with aclosing(client.watch(version, seconds, with_list=listing)) as changes:
+        async for kind, metadata, raw in changes:
+            if kind == api.connected:
+                at.stands = not listing and not at.silent
+                if not listing:
+                    yield []
+            elif kind == api.listed:
+                await brought.end_list(metadata)
+                listing = False
+                yield None
+            elif listing:
+                await brought.add(raw)
+            else:
+                yield brought.change(kind, metadata, raw)
+    if not brought.something:
+        raise Silent("watch nodes: the API server ended a watch that brought nothing, not even a bookmark")
+    if time.monotonic() - begun < shortest_watch_s:
+        raise StoreError("watch nodes: the API server ended the watch at once")
+
+
+class _Brought:
+    """What one watch brings: the list that it may begin with, then changes."""
+
+    def __init__(self, nodes: Nodes, at: Position) -> None:
+        self.something = False
+        self._nodes = nodes
+        self._at = at
+        self._listed: list[Node] = []
+        self._replayed: dict[str, tuple[str, msgspec.Raw]] = {}  # the last change of each Node
+
+    async def add(self, raw: msgspec.Raw) -> None:
+        """Take in a Node of the list."""
+        self._listed.append(_node(raw))
+        if len(self._listed) % breath == 0:
+            await asyncio.sleep(0)
+
+    async def end_list(self, metadata: Metadata) -> None:
+        """Take in that the list is complete."""
+        self._hear()
+        await _take_list(self._nodes, self._at, self._listed, metadata.resource_version)
+        self._listed = []
+
+    def change(self, kind: str, metadata: Metadata, raw: msgspec.Raw) -> list[WatchEvent]:
+        """Take in a change or a bookmark; return what to tell. Raises `_AnotherHistory`."""
+        if _is_older(metadata.resource_version, self._at.version):
+            raise _AnotherHistory
+        self._hear()
+        self._replayed[metadata.name] = kind, raw
+        if _number(metadata.resource_version) < self._at.replay_to:
+            return []
+        self._at.at(metadata.resource_version)
+        told = [event for change in self._replayed.values() for event in _events(self._nodes, self._at, *change)]
+        self._replayed.clear()
+        return told
+
+    def _hear(self) -> None:
+        self.something = self._at.stands = True
+        self._at.silent = False
+
+
+async def _take_list(nodes: Nodes, at: Position, listed: list[Node], version: str) -> None:
+    """Take in a list."""
+    at.anchors = []
+    newest = sorted(listed, key=lambda node: _number(node.metadata.resource_version))[-most_anchors:]
+    for node in newest:
+        at.saw(node.metadata)
+    at.replay_to = 0
+    await _replace(nodes, listed)
+    at.at(version)
 
 
 async def _replace(nodes: Nodes, listed: list[Node]) -> None:
@@ -114,23 +265,32 @@ def _drawn(seconds: float, random: Random) -> float:
     return random.uniform(seconds, 2 * seconds)
 
 
-def _events(nodes: Nodes, kind: str, raw: msgspec.Raw) -> list[WatchEvent]:
+def _events(nodes: Nodes, at: Position, kind: str, raw: msgspec.Raw) -> list[WatchEvent]:
     if kind == "BOOKMARK":
         return []
-    try:
-        node = msgspec.json.decode(raw, type=Node)
-    except msgspec.MsgspecError as error:
-        raise StoreError(f"watch nodes: what the API server sent cannot be read: {error}") from error
+    node = _node(raw)
     match kind:
         case "ADDED" | "MODIFIED":
+            at.saw(node.metadata)
             return nodes.put(node)
         case "DELETED":
+            at.anchors = [anchor for anchor in at.anchors if anchor.name != node.metadata.name]
             return nodes.delete(node.metadata.name)
     raise StoreError(f"watch nodes: the API server sent an event of the unknown type {kind!r}")
 
 
+def _node(raw: msgspec.Raw) -> Node:
+    try:
+        return msgspec.json.decode(raw, type=Node)
+    except msgspec.MsgspecError as error:
+        raise StoreError(f"watch nodes: what the API server sent cannot be read: {error}") from error
+
+
 def _is_older(version: str, than: str) -> bool:
     """Whether a version goes back. They are numbers of one sequence (Kubernetes 1.35 says so; all servers so far do)."""
-    if not (version.isascii() and version.isdigit() and than.isascii() and than.isdigit()):
-        return False
-    return int(version) < int(than)
+    return 0 <= _number(version) < _number(than)
+
+
+def _number(version: str) -> int:
+    """Return a version as a number; -1: it is none."""
+    return int(version) if version.isascii() and version.isdigit() else -1

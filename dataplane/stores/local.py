@@ -22,7 +22,7 @@ from dataplane import config
 from dataplane.errors import BadInput, BadLease, LeaseLost, OutOfSubnets, StoreError, printable
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores import local_rows
-from dataplane.stores.base import Store
+from dataplane.stores.base import Store, Watched
 from dataplane.stores.choice import choose, compatible, overlaps
 from dataplane.stores.lease_format import encode_value
 from dataplane.stores.local_database import Database, LeaseClock
@@ -64,6 +64,7 @@ class LocalStore(Store):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lease-store")
         self._database: Database | None = None
         self._writers = Writers()
+        self._watched = Watched()
         self._found = False  # then one that is gone is not made anew: to whoever watches, all leases would be gone
 
     async def read_config(self) -> NetConf:
@@ -105,7 +106,13 @@ class LocalStore(Store):
 
     def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
-        return follow(Follower(self._path, self._ttl, self._history, self._clock, self._writers, not self._found))
+        follower = Follower(self._path, self._ttl, self._history, self._clock, self._writers, not self._found)
+        return follow(follower, self._watched)
+
+    @property
+    def stands(self) -> bool:
+        """Whether the file is followed."""
+        return self._watched.stands
 
     async def ping(self) -> None:
         """Look at the file once; raises `StoreError` when it cannot be used (now)."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dataplane.model import WatchEvent
 from dataplane.stores import local_rows
+from dataplane.stores.base import Watched
 from dataplane.stores.local_database import Database, LeaseClock
 from dataplane.stores.local_writers import Writers
 
@@ -89,7 +90,7 @@ class Follower:
         return [*changes.events, second] if second else changes.events
 
 
-async def follow(follower: Follower) -> AsyncGenerator[WatchEvent, None]:
+async def follow(follower: Follower, watched: Watched) -> AsyncGenerator[WatchEvent, None]:
     """Yield the follower's changes; raises `StoreError`, and otherwise ends only by cancellation.
 
     The next changes are read when the last have been taken, so a slow reader costs no memory.
@@ -98,9 +99,12 @@ async def follow(follower: Follower) -> AsyncGenerator[WatchEvent, None]:
     loop = asyncio.get_running_loop()
     try:
         while True:
-            for event in await loop.run_in_executor(thread, follower.next):
+            events = await loop.run_in_executor(thread, follower.next)
+            watched.stands = True
+            for event in events:
                 yield event
     finally:
+        watched.stands = False
         follower.stop()
         thread.submit(follower.close)  # after `next` has returned, in the thread that the connection belongs to
         thread.shutdown(wait=False)

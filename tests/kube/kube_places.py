@@ -21,8 +21,8 @@ from dataplane.stores.kube_watch import Spans
 Result = TypeVar("Result")
 
 prefix = "flannel.alpha.coreos.com/"
-quick = Timing(call=2.0, ping=1.0, page=5.0, grace=1.0)
-short = Spans(watch=3, doubtful=3, relist=3600.0)
+quick = Timing(call=8.0, page=5.0, silence=6.0, settle=0.0)
+short = Spans(watch=3, relist=3600.0)
 mac = "12:c6:65:89:b4:e3"
 vxlan = LeaseAttrs(IPv4Address("192.0.2.1"), None, "vxlan", {"VNI": 1, "VtepMAC": mac})
 dual = LeaseAttrs(
@@ -53,6 +53,7 @@ def store_of(
     kubeconfig: Path | None = None,
     annotation_prefix: str = prefix,
     spans: Spans | None = None,
+    timing: Timing = quick,
     conf: dict[str, Any] | None = None,
     **access: Any,
 ) -> KubeStore:
@@ -61,7 +62,7 @@ def store_of(
     net_conf.write_text(json.dumps(conf or {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}))
     kubeconfig = kubeconfig or server.kubeconfig(directory / "kubeconfig")
     given = KubeAccess(kubeconfig=kubeconfig, prefix=annotation_prefix, node_name=name, **access)
-    return KubeStore(given, net_conf, timing=quick, spans=spans)
+    return KubeStore(given, net_conf, timing=timing, spans=spans)
 
 
 def annotations(server: Server, name: str) -> dict[str, str]:

@@ -288,7 +288,7 @@ def test_a_missing_right_is_named_as_a_role_gives_it(
         async def work() -> None:
             store = store_of(server, name, tmp_path)
             try:
-                await store.ping()
+                await store.addresses()
                 async with aclosing(store.watch()) as events:
                     async for _ in events:
                         pass

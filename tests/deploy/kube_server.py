@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 import kube_discovery
 import yaml
@@ -113,6 +113,9 @@ class KubeServer:
             raise Refused(404, "NotFound", f"{path} not found") from None
 
 
+Served = TypeVar("Served", bound=KubeServer)
+
+
 def _at(document: Any, place: Sequence[str]) -> Any:
     for name in place:
         document = document[name]
@@ -121,8 +124,14 @@ def _at(document: Any, place: Sequence[str]) -> Any:
 
 @contextmanager
 def kube_server(directory: Path) -> Iterator[KubeServer]:
-    """Serve until the block ends."""
-    held = KubeServer(directory)
+    """Serve objects until the block ends."""
+    with serving(KubeServer(directory)) as held:
+        yield held
+
+
+@contextmanager
+def serving(held: Served) -> Iterator[Served]:
+    """Serve these until the block ends."""
 
     class Handler(BaseHTTPRequestHandler):
         def _answer(self) -> None:

@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 echo '# Everything that a cluster needs, for `kubectl apply -f`. Made from deploy/helm/dataplane by `make gen`: change it there.'
 echo '# docs/kubernetes.md tells how to install it, and how to replace flannel by it and back.'
-build/tools/helm template dataplane deploy/helm/dataplane --namespace kube-flannel --set namespace.create=true |
+build/tools/helm template dataplane deploy/helm/dataplane --namespace flannel-dataplane --set namespace.create=true |
 	grep -v '^# Source: '

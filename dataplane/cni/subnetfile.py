@@ -17,7 +17,7 @@ from dataplane.cni.failures import Failure
 default_path = "/run/flannel/subnet.env"
 _look_at = (
     "flannel's daemon (flanneld, dataplane) on this node writes it as soon as it has a subnet. Look at the daemon's log: "
-    "`kubectl -n kube-flannel logs ds/kube-flannel-ds` for the pod on this node, or `journalctl -u dataplane`"
+    "`kubectl -n flannel-dataplane logs ds/flannel-dataplane` for the pod on this node, or `journalctl -u dataplane`"
 )
 
 

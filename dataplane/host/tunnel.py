@@ -17,10 +17,10 @@ import pytun
 from dataplane.bpf import Helper, Link, redirecting, tc_ingress
 from dataplane.errors import HostError
 from dataplane.host.ethtool import active_features
-from dataplane.host.sysctl import write_sysctl
 from dataplane.host.xfrm import has_output_policies
 
 name_template = "flannel-gso%d"
+ipv6_min_mtu = 1280  # RFC 8200, section 5
 # The kernel passes a super-packet on only where all of its kinds are taken (linux/netdevice.h, net_gso_ok).
 _needed = frozenset({"tx-udp_tnl-csum-segmentation", "tx-tcp-segmentation", "tx-tcp6-segmentation"})
 
@@ -56,7 +56,9 @@ class TunnelTap:
                 os.set_inheritable(tap.fileno(), False)  # pytun opens without O_CLOEXEC
                 os.set_blocking(tap.fileno(), False)
                 undo.callback(Link(tc_ingress, program, socket.if_nametoindex(tap.name)).close)
-                _keep_quiet(tap.name)
+                # Its frames go around it, and so does their size. What is smaller than IPv6 asks for has no IPv6, also
+                # where /proc/sys is read-only (net/ipv6/addrconf.c, NETDEV_CHANGEMTU).
+                tap.mtu = ipv6_min_mtu - 1
                 tap.up()
             except OSError as error:
                 raise HostError(f"cannot open a TAP: {error.strerror or error}") from error
@@ -66,8 +68,3 @@ class TunnelTap:
     def close(self) -> None:
         """Take it away. May be called again."""
         self._undo.close()
-
-
-def _keep_quiet(name: str) -> None:
-    if os.path.exists("/proc/sys/net/ipv6"):
-        write_sysctl(f"net/ipv6/conf/{name}/disable_ipv6", 1)

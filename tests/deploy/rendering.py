@@ -32,7 +32,7 @@ _modules = {"v1": "core_v1", "apps/v1": "apps_v1", "rbac.authorization.k8s.io/v1
 def template(*values: str) -> subprocess.CompletedProcess[str]:
     """Run `helm template` with --set-json for each of `values` ("flannel.vni=5")."""
     given = [word for value in values for word in ("--set-json", value)]
-    words = [str(helm), "template", "dataplane", str(chart), "--namespace", "kube-flannel", *given]
+    words = [str(helm), "template", "dataplane", str(chart), "--namespace", "flannel-dataplane", *given]
     return subprocess.run(words, capture_output=True, text=True, check=False)
 
 

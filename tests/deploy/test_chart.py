@@ -56,6 +56,7 @@ variants: dict[str, tuple[str, ...]] = {
         'flannel.image={"repository":"registry.example/net/dataplane","tag":"1","pullPolicy":"Never"}',
         'global.imagePullSecrets=[{"name":"secret"}]',
         "flannel.healthz.port=0",
+        "flannel.maxUnavailable=3",
         "flannel.skipCNIConfigInstallation=true",
     ),
     "privileged": ("flannel.privileged=true",),
@@ -155,7 +156,8 @@ def test_what_belongs_to_the_node_can_be_chosen() -> None:
     for container in (daemon(documents), installer(documents)):
         assert (container["image"], container["imagePullPolicy"]) == ("registry.example/net/dataplane:1", "Never")
     assert options(daemon(documents)).healthz_port == 0
-    assert not {"ports", "livenessProbe", "readinessProbe"} & set(daemon(documents))
+    assert not {"ports", "startupProbe", "livenessProbe", "readinessProbe"} & set(daemon(documents))
+    assert documents["DaemonSet"]["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 3}
 
 
 def test_cni_directories_are_those_of_the_node() -> None:
@@ -188,6 +190,9 @@ def test_privileged_says_nothing_that_contradicts_it() -> None:
         (('flannel.cniBinDir="opt/cni/bin"',), "flannel/cniBinDir"),
         (('flannel.args="--ip-masq"',), "flannel/args"),
         (('flannel.privileged="yes"',), "flannel/privileged"),
+        (("flannel.maxUnavailable=0",), "flannel/maxUnavailable"),
+        (('flannel.maxUnavailable="0%"',), "flannel/maxUnavailable"),
+        (('flannel.maxUnavailable="many"',), "flannel/maxUnavailable"),
         (("flannel.vnii=5",), "vnii"),
         (("netpol.enabled=true",), "netpol"),
         ((v6_network, "flannel.vni=10000"), "flannel.vni"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from kube_server import kube_server
+from kube_server import KubeServer, kube_server
 from rendering import (
     Document,
     by_kind,
@@ -40,10 +39,10 @@ def documents() -> dict[str, Document]:
     return by_kind(manifest.read_text())
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with kube_server() as (url, _):
-        yield url
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[KubeServer]:
+    with kube_server(tmp_path) as server:
+        yield server
 
 
 def test_it_is_what_the_chart_says() -> None:
@@ -64,42 +63,46 @@ def test_kubernetes_knows_every_field_of(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kubectl", [shutil.which("kubectl") or "kubectl", str(root / "build/tools/kubectl")])
-def test_kubectl_takes_it(kubectl: str, server: str, tmp_path: Path) -> None:
-    words = [
-        kubectl,
-        "--server",
-        server,
-        "apply",
-        "--dry-run=client",
-        "--validate=false",
-        "--output=name",
-        "-f",
-        str(manifest),
-    ]
-    environment = {**os.environ, "HOME": str(tmp_path), "KUBECONFIG": ""}
-    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+def test_kubectl_takes_it(kubectl: str, server: KubeServer) -> None:
+    words = ("apply", "--dry-run=client", "--validate=false", "--output=name", "-f", str(manifest))
+    done = server.kubectl(*words, kubectl=kubectl)
     assert done.returncode == 0, done.stderr
-    assert set(done.stdout.split()) == {
-        "namespace/kube-flannel",
-        "serviceaccount/flannel",
-        "configmap/kube-flannel-cfg",
-        "clusterrole.rbac.authorization.k8s.io/flannel",
-        "clusterrolebinding.rbac.authorization.k8s.io/flannel",
-        "daemonset.apps/kube-flannel-ds",
-    }
+    assert done.stdout.split() == [
+        "namespace/flannel-dataplane",
+        "serviceaccount/flannel-dataplane",
+        "configmap/flannel-dataplane",
+        "clusterrole.rbac.authorization.k8s.io/flannel-dataplane",
+        "clusterrolebinding.rbac.authorization.k8s.io/flannel-dataplane",
+        "daemonset.apps/flannel-dataplane",
+    ]
 
 
-def test_it_takes_the_place_of_flannels_objects() -> None:
-    """The selector is the one thing of a DaemonSet that `kubectl apply` can never change: it is flannel's."""
-    workload = documents()["DaemonSet"]
-    labels = {"app": "flannel", "k8s-app": "flannel"}
-    assert workload["metadata"]["name"] == "kube-flannel-ds"
-    assert workload["spec"]["selector"] == {"matchLabels": labels}
-    assert workload["spec"]["template"]["metadata"]["labels"] == {**labels, "tier": "node"}
-    assert daemon(documents())["name"] == "kube-flannel"
-    assert {volume["name"] for volume in pod_spec(documents())["volumes"]} >= {
-        "run", "cni", "cni-plugin", "flannel-cfg", "xtables-lock",
-    }  # fmt: skip
+def test_the_namespace_admits_the_pod() -> None:
+    """Host network, host paths and our capabilities are above the level "baseline" of the pod security standards."""
+    labels = documents()["Namespace"]["metadata"]["labels"]
+    assert labels["pod-security.kubernetes.io/enforce"] == "privileged"
+    for kind in ("ServiceAccount", "ConfigMap", "DaemonSet"):
+        assert documents()[kind]["metadata"]["namespace"] == documents()["Namespace"]["metadata"]["name"]
+
+
+def test_the_pod_stays_where_the_network_is_not_there_yet() -> None:
+    """A node without a network is tainted, NoSchedule and later NoExecute; cluster DNS is behind our own network."""
+    spec = pod_spec(documents())
+    tolerated = {row["effect"] for row in spec["tolerations"] if row["operator"] == "Exists" and "key" not in row}
+    assert tolerated == {"NoSchedule", "NoExecute"}
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert (spec["hostNetwork"], spec["dnsPolicy"], spec["enableServiceLinks"]) == (True, "Default", False)
+    assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+
+
+def test_only_the_pod_has_the_accounts_token() -> None:
+    assert documents()["ServiceAccount"]["automountServiceAccountToken"] is False
+    assert pod_spec(documents())["automountServiceAccountToken"] is True
+
+
+def test_an_update_takes_a_share_of_the_nodes() -> None:
+    strategy = documents()["DaemonSet"]["spec"]["updateStrategy"]
+    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
 
 
 def test_rights_are_those_that_are_used() -> None:
@@ -182,6 +185,11 @@ def test_probes_ask_what_the_daemon_serves() -> None:
     served = {
         resource.canonical for resource in health_app(NodeState(now=lambda: 0.0, subnet_file="")).router.resources()
     }
-    for probe in (container["livenessProbe"], container["readinessProbe"]):
-        assert probe["httpGet"]["port"] == port["name"]
-        assert probe["httpGet"]["path"] in served
+    paths = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
+    for probe, path in paths.items():
+        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        assert path in served
+    # A slow board has a minute to load the program; a loop that is held for a moment is no reason to kill it.
+    startup = container["startupProbe"]
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= 60
+    assert all(container[probe]["timeoutSeconds"] >= 5 for probe in paths)

@@ -1,137 +1,115 @@
-"""`kubectl apply` over a flannel that runs, and back: what kubectl asks the API server to change, computed by kubectl itself.
+"""Our manifest beside every form of flannel that people have, and away again: applied and deleted by kubectl itself.
 
-The DaemonSet of flannel here is written from the names in its manifest (flannel Documentation/kube-flannel.yml): what
-matters is which containers, variables, volumes and labels there are, since kubectl merges these by name.
+What must stay true: no apply or delete of ours touches an object of flannel's, none of flannel's touches ours, and no
+node has both daemons (docs/decisions/0028).
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
+import copy
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kube_server import kube_server
-from rendering import Document, by_kind, daemon, root
+import yaml
+from flannel_forms import forms
+from kube_server import KubeServer, kube_server
+from rendering import Document, by_kind, pod_spec, render, root
 
-kubectl = root / "build/tools/kubectl"
-ours = by_kind((root / "deploy/kubernetes/dataplane.yml").read_text())["DaemonSet"]
-path = "/apis/apps/v1/namespaces/kube-flannel/daemonsets/kube-flannel-ds"
-
-
-def flannels() -> Document:
-    def mount(name: str, where: str) -> Document:
-        return {"name": name, "mountPath": where}
-
-    def host(name: str, where: str) -> Document:
-        return {"name": name, "hostPath": {"path": where}}
-
-    labels = {"app": "flannel", "k8s-app": "flannel"}
-    spec = {
-        "hostNetwork": True,
-        "serviceAccountName": "flannel",
-        "initContainers": [
-            {
-                "name": "install-cni-plugin",
-                "image": "flannel-cni-plugin",
-                "command": ["cp"],
-                "volumeMounts": [mount("cni-plugin", "/opt/cni/bin")],
-            },
-            {
-                "name": "install-cni",
-                "image": "flannel",
-                "command": ["/opt/bin/install-conf"],
-                "args": ["/etc/kube-flannel/cni-conf.json", "/etc/cni/net.d/10-flannel.conflist"],
-                "volumeMounts": [mount("cni", "/etc/cni/net.d"), mount("flannel-cfg", "/etc/kube-flannel/")],
-            },
-        ],
-        "containers": [
-            {
-                "name": "kube-flannel",
-                "image": "flannel",
-                "command": ["/opt/bin/flanneld"],
-                "args": ["--ip-masq", "--kube-subnet-mgr"],
-                "securityContext": {"privileged": False, "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]}},
-                "env": [
-                    {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                    {"name": "EVENT_QUEUE_DEPTH", "value": "5000"},
-                ],
-                "volumeMounts": [mount("run", "/run/flannel"), mount("flannel-cfg", "/etc/kube-flannel/")],
-            }
-        ],
-        "volumes": [
-            host("run", "/run/flannel"),
-            host("cni-plugin", "/opt/cni/bin"),
-            host("cni", "/etc/cni/net.d"),
-            {"name": "flannel-cfg", "configMap": {"name": "kube-flannel-cfg"}},
-        ],
-    }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {"name": "kube-flannel-ds", "namespace": "kube-flannel", "labels": {**labels, "tier": "node"}},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": {**labels, "tier": "node"}}, "spec": spec},
-        },
-    }
-
-
-def applied(document: Document) -> Document:
-    """As `kubectl apply` leaves it on the server."""
-    last = json.dumps(document)
-    metadata = {**document["metadata"], "annotations": {"kubectl.kubernetes.io/last-applied-configuration": last}}
-    return {**document, "metadata": metadata}
-
-
-def patch(before: Document, after: Document, tmp_path: Path) -> Document:
-    """Return what kubectl sends when `after` is applied where `before` was."""
-    file = tmp_path / "manifest.json"
-    file.write_text(json.dumps(after))
-    with kube_server({path: applied(before)}) as (url, patches):
-        words = [str(kubectl), "--server", url, "apply", "--validate=false", "-f", str(file)]
-        environment = {**os.environ, "HOME": str(tmp_path), "KUBECONFIG": ""}
-        done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr
-        (sent,) = patches
-    return sent
-
-
-def deleted(rows: list[dict[str, Any]], key: str = "name") -> set[str]:
-    return {row[key] for row in rows if row.get("$patch") == "delete"}
+text = (root / "deploy/kubernetes/dataplane.yml").read_text()
+ours = [document for document in yaml.safe_load_all(text) if document]
 
 
 @pytest.fixture
-def there(tmp_path: Path) -> Document:
-    return patch(flannels(), ours, tmp_path)
+def server(tmp_path: Path) -> Iterator[KubeServer]:
+    with kube_server(tmp_path) as server:
+        yield server
 
 
-def test_the_selector_is_left_alone(there: Document) -> None:
-    assert "selector" not in there["spec"]
-    assert "labels" not in there["spec"]["template"].get("metadata", {})
+def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    """As the API machinery's LabelSelector, of the operator that is used."""
+    for row in selector.get("matchExpressions", ()):
+        assert row["operator"] == "In"
+        if labels.get(row["key"]) not in row["values"]:
+            return False
+    return all(labels.get(key) == value for key, value in selector.get("matchLabels", {}).items())
 
 
-def test_what_only_flannel_has_is_taken_away(there: Document) -> None:
-    spec = there["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
-    assert deleted(spec["initContainers"]) == {"install-cni-plugin"}
-    assert deleted(container["env"]) == {"POD_NAME", "EVENT_QUEUE_DEPTH"}
-    assert (container["name"], container["command"]) == ("kube-flannel", daemon({"DaemonSet": ours})["command"])
-    (installer,) = (row for row in spec["initContainers"] if row["name"] == "install-cni" and "$patch" not in row)
-    assert installer["command"] == ["dataplane", "install-cni"]
+def kept_apart(spec: Document, labels: Mapping[str, str]) -> bool:
+    """Say whether the scheduler keeps a pod of this spec and one with these labels, of any namespace, off one node.
+
+    Whichever of the two came first: required anti-affinity of a running pod holds against a new one too.
+    """
+    terms = spec["affinity"].get("podAntiAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", [])
+    for term in terms:
+        assert (term["topologyKey"], term["namespaceSelector"]) == ("kubernetes.io/hostname", {})
+    return any(selects(term["labelSelector"], labels) for term in terms)
 
 
-def test_what_only_we_have_is_taken_away_on_the_way_back(tmp_path: Path) -> None:
-    back = patch(ours, flannels(), tmp_path)
-    assert "selector" not in back["spec"]
-    spec = back["spec"]["template"]["spec"]
-    (container,) = spec["containers"]
-    assert deleted(spec["volumes"]) == {"run-dataplane", "tun", "xtables-lock"}
-    assert deleted(container["env"]) == {"NODE_NAME"}
-    assert {"/dev/net/tun", "/run/dataplane"} <= deleted(container["volumeMounts"], "mountPath")
-    assert container["command"] == ["/opt/bin/flanneld"]
-    context = container["securityContext"]
-    assert (context["allowPrivilegeEscalation"], context["readOnlyRootFilesystem"]) == (None, None)
-    assert context["capabilities"] == {"drop": None, "add": ["NET_ADMIN", "NET_RAW"]}
+@pytest.mark.parametrize("form", forms)
+def test_beside_flannel_ours_comes_whole_and_goes_whole(server: KubeServer, form: str) -> None:
+    done = server.apply(forms[form].documents())
+    assert done.returncode == 0, done.stderr
+    before = copy.deepcopy(server.objects)
+    done = server.apply(ours)
+    assert done.returncode == 0, done.stderr
+    assert len(server.objects) == len(before) + len(ours)
+    assert {path: server.objects[path] for path in before} == before
+    done = server.delete(ours)
+    assert done.returncode == 0, done.stderr
+    assert server.objects == before
+
+
+@pytest.mark.parametrize("form", forms)
+def test_beside_ours_flannel_comes_whole_and_goes_whole(server: KubeServer, form: str) -> None:
+    """The way back, and what is left of flannel taken away once it is replaced."""
+    assert server.apply(ours).returncode == 0
+    before = copy.deepcopy(server.objects)
+    done = server.apply(forms[form].documents())
+    assert done.returncode == 0, done.stderr
+    assert {path: server.objects[path] for path in before} == before
+    done = server.delete(forms[form].documents())
+    assert done.returncode == 0, done.stderr
+    assert server.objects == before
+
+
+@pytest.mark.parametrize("form", forms)
+def test_no_node_has_both_daemons(form: str) -> None:
+    assert kept_apart(pod_spec(by_kind(text)), forms[form].labels)
+
+
+@pytest.mark.parametrize("form", forms)
+def test_neither_takes_the_others_pods_for_its_own(form: str) -> None:
+    """A DaemonSet adopts pods without an owner that its selector finds, such as those left by --cascade=orphan."""
+    spec = by_kind(text)["DaemonSet"]["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    assert selects(spec["selector"], labels)
+    assert not selects(spec["selector"], forms[form].labels)
+    assert not selects({"matchLabels": forms[form].selector}, labels)
+
+
+def test_our_pods_are_not_kept_off_by_each_other() -> None:
+    labels = by_kind(text)["DaemonSet"]["spec"]["template"]["metadata"]["labels"]
+    assert not kept_apart(pod_spec(by_kind(text)), labels)
+
+
+def test_where_there_is_no_flannel_the_scheduler_need_not_compare() -> None:
+    affinity = pod_spec(render("flannel.waitForFlannel=false"))["affinity"]
+    assert set(affinity) == {"nodeAffinity"}
+
+
+def test_in_flannels_place_no_order_would_help(server: KubeServer) -> None:
+    """Why names are our own: kubectl goes on after an object that was refused."""
+    form = forms["in the repository"]
+    assert server.apply(form.documents()).returncode == 0
+    before = copy.deepcopy(server.objects)
+    other = copy.deepcopy(form.documents())
+    *rest, workload = other
+    workload["spec"]["selector"] = {"matchLabels": {"app": "flannel", "k8s-app": "flannel"}}
+    (config,) = (document for document in rest if document["kind"] == "ConfigMap")
+    config["data"]["net-conf.json"] = "{}"
+    done = server.apply([workload, config])
+    assert done.returncode != 0 and "spec.selector: field is immutable" in done.stderr
+    changed = {path for path in before if server.objects[path] != before[path]}
+    assert changed == {"/api/v1/namespaces/kube-flannel/configmaps/kube-flannel-cfg"}

@@ -109,7 +109,7 @@ def test_a_pod_of_the_cluster_uses_its_service_account(tmp_path: Path) -> None:
         server, lab = cluster.server, cluster.lab
         service_account.mkdir(parents=True)
         (service_account / "ca.crt").write_bytes(server.certificate.read_bytes())
-        (service_account / "namespace").write_text("kube-flannel")
+        (service_account / "namespace").write_text("flannel-dataplane")
         (service_account / "token").write_text("first")
         server.replace_token("first")
         lab.add("dataplane", "--kubeconfig-file=")

@@ -127,7 +127,7 @@ def test_files_that_are_refused_say_what_and_where_to_look(change: dict[str, str
     with pytest.raises(Failure, match=says) as refused:
         read_env({name: value for name, value in (env | change).items() if value is not None})
     assert refused.value.code == 100
-    assert "kubectl -n kube-flannel logs" in refused.value.details
+    assert "kubectl -n flannel-dataplane logs" in refused.value.details
 
 
 @pytest.mark.parametrize(("text", "masq"), [("true", True), ("false", False), ("TRUE", False), ("1", False)])

@@ -25,7 +25,7 @@ from dataplane.lab.commands import LabError, run, wait_for
 from dataplane.lab.kube.access import Rule, admin
 from dataplane.model import Lease, LeaseAttrs
 
-service_account = "system:serviceaccount:kube-flannel:flannel"
+service_account = "system:serviceaccount:flannel-dataplane:flannel-dataplane"
 flannel_rules = (Rule(("",), ("nodes",), ("get", "list", "watch")), Rule(("",), ("nodes/status",), ("patch",)))
 _admin_token = "admins-token"  # noqa: S105 - of a server in a lab
 first_token = "flannels-token"  # noqa: S105

@@ -1,13 +1,12 @@
-{{/* Labels of flannel's manifest, so that either manifest finds the pods of the other. A DaemonSet's selector cannot be
-changed: app and k8s-app are exactly flannel's. */}}
+{{/* Of our own, and not flannel's: no object, pod or release of flannel's is ours by name, label or selector
+(docs/decisions/0028). A DaemonSet's selector cannot be changed. */}}
 {{- define "dataplane.selector" -}}
-app: flannel
-k8s-app: flannel
+app.kubernetes.io/name: flannel-dataplane
 {{- end }}
 
 {{- define "dataplane.labels" -}}
 {{ include "dataplane.selector" . }}
-tier: node
+app.kubernetes.io/component: node
 {{- end }}
 
 {{/* Does a TUN carry the packets, or may it? */}}

@@ -23,8 +23,9 @@ from lightkube.config.kubeconfig import KubeConfig, SingleConfig
 from lightkube.config.models import User
 from lightkube.core.exceptions import ConfigError
 
-from dataplane.errors import StoreError, printable
+from dataplane.errors import BadInput, StoreError, printable
 from dataplane.stores.kube_access import KubeAccess
+from dataplane.stores.kube_unsupported import refuse_members, refuse_proxy
 
 look_s = 50.0  # between two looks at the files
 _keepalive = (
@@ -133,7 +134,7 @@ def _connect(access: KubeAccess) -> _Pool:
     except OSError as error:
         what = error.filename or "a certificate or key that it names"
         raise StoreError(f"cannot use {_source(access)}: {what}: {error.strerror or error}") from error
-    except ConfigError as error:
+    except (ConfigError, BadInput) as error:
         raise StoreError(f"cannot use {_source(access)}: {printable(str(error))}") from error
     except _malformed as error:
         text = (
@@ -169,7 +170,9 @@ def _stamp(files: tuple[str, ...]) -> _Stamp:
 def _config(access: KubeAccess) -> SingleConfig:
     """As client-go's BuildConfigFromFlags: a kubeconfig, an URL that goes before its server, or a pod's own account."""
     if access.kubeconfig is not None:
-        loaded = KubeConfig.from_file(access.kubeconfig)
+        document = yaml.safe_load(access.kubeconfig.read_text())
+        refuse_members(document)
+        loaded = KubeConfig.from_dict(document, fname=access.kubeconfig)
     elif access.api_url:
         loaded = KubeConfig.from_server(access.api_url)
     elif "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -185,6 +188,7 @@ def _config(access: KubeAccess) -> SingleConfig:
         config.cluster.server = access.api_url
     if not config.cluster.server.startswith(("http://", "https://")):
         raise ConfigError(f"server {config.cluster.server!r} is no URL; allowed are http:// and https://")
+    refuse_proxy(config.cluster.server, os.environ)
     return config
 
 

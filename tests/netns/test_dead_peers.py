@@ -46,8 +46,9 @@ def test_a_living_peer_is_reached_while_many_are_dead(backend: str, make_lab: Ma
     wait_for(lambda: len(targets()) == dead, 90, "all dead peers in the table")
     assert one.ping(two).ok
     one.run(sys.executable, "-c", send_to_all, str(turns), *targets())
-    # The kernel gives a neighbour up after three seconds; until then its packets are held.
-    assert "INCOMPLETE" in node.run("ip", "neigh", "show", "dev", "eth0").stdout
+    # The kernel gives a neighbour up after three seconds; until then its packets are held. (A slow machine looks later.)
+    asked = node.run("ip", "neigh", "show", "dev", "eth0").stdout
+    assert asked.count("INCOMPLETE") + asked.count("FAILED") == dead
     during = one.ping(two, count=40)
     assert during.ok, during.text
     assert "send_full" not in node.drops()

@@ -14,10 +14,10 @@ class Metadata(msgspec.Struct, rename="camel"):
     """Of an object; the version is opaque text that changes with each write, the time of creation is RFC 3339."""
 
     name: str = ""
-    uid: str = ""
     resource_version: str = ""
     annotations: dict[str, str] | None = None
     creation_timestamp: str | None = None
+    uid: str = ""
 
 
 class NodeSpec(msgspec.Struct):

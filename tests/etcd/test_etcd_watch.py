@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 import pytest
 from etcd_server import Place, attrs, run
 
+from dataplane.errors import StoreError
 from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
 from dataplane.stores import etcd_pb2 as pb
+from dataplane.stores import etcd_watch
 from dataplane.stores.etcd import EtcdStore
 
 Events = AsyncGenerator[WatchEvent, None]
@@ -217,3 +219,56 @@ async def fill(store: EtcdStore, prefix: str, text: str) -> None:
     ]
     for at in range(0, len(puts), 128):
         await store._client.write("KV/Txn", pb.TxnRequest(success=puts[at : at + 128]), pb.TxnResponse)
+
+
+def test_a_watch_that_keeps_changes_back_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As behind a proxy that has lost it: the connection stands, other requests are answered, changes do not come."""
+    monkeypatch.setattr(etcd_watch, "shortest_rest_s", 0.02)
+    monkeypatch.setattr(etcd_watch, "grace_s", 0.1)
+    place.put("10.5.1.0-24", value)
+
+    async def work() -> None:
+        store = place.store()
+        honest = store._client.watch
+
+        @asynccontextmanager
+        async def swallowed(request: pb.WatchRequest) -> AsyncGenerator[AsyncGenerator[pb.WatchResponse, None], None]:
+            async def first(answers: AsyncGenerator[pb.WatchResponse, None]) -> AsyncGenerator[pb.WatchResponse, None]:
+                yield await anext(answers)
+                await asyncio.get_running_loop().create_future()
+
+            async with honest(request) as answers:
+                yield first(answers)
+
+        async def asked(waiting: asyncio.Future[WatchEvent]) -> None:
+            while not waiting.done():
+                await store.ping()
+                await asyncio.sleep(0.01)
+
+        # While nothing changes, or while changes come, nothing is wrong with it.
+        events = store.watch()
+        await anext(events)
+        for number in (2, 3):
+            waiting = asyncio.ensure_future(anext(events))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await asked(asyncio.shield(waiting))
+            assert store.stands
+            await asyncio.to_thread(place.put, f"10.5.{number}.0-24", value)
+            await asked(waiting)
+            assert isinstance(waiting.result(), LeasePut)
+        await events.aclose()
+        monkeypatch.setattr(store._client, "watch", swallowed)
+        events = store.watch()
+        await anext(events)
+        waiting = asyncio.ensure_future(anext(events))
+        while not store.stands:
+            await store.ping()
+        await asyncio.to_thread(place.put, "10.5.4.0-24", value)
+        await asked(waiting)
+        with pytest.raises(StoreError, match="changes of leases that its watch does not bring"):
+            waiting.result()
+        assert not store.stands
+        await store.close()
+
+    run(work())

@@ -210,9 +210,14 @@ class FakeDevice:
 
 
 class FakeStore:
-    """A store that says what the test tells it to."""
+    """A store that says what the test tells it to. `takes_watches`: no more than a first list comes of them otherwise."""
+
+    first_delay_s = 0.1
+    longest_delay_s = 5.0
 
     def __init__(self) -> None:
+        self.takes_watches = True
+        self.stands = True
         self.snapshot = Snapshot((own,))
         self.events: asyncio.Queue[WatchEvent | StoreError] = asyncio.Queue()
         self.renewals: list[float] = []
@@ -223,12 +228,16 @@ class FakeStore:
 
     async def watch(self) -> AsyncGenerator[WatchEvent, None]:
         self.watches += 1
-        yield self.snapshot
-        while True:
-            event = await self.events.get()
-            if isinstance(event, StoreError):
-                raise event
-            yield event
+        self.stands = self.takes_watches
+        try:
+            yield self.snapshot
+            while True:
+                event = await self.events.get()
+                if isinstance(event, StoreError):
+                    raise event
+                yield event
+        finally:
+            self.stands = False
 
     async def renew(self, current: Lease, attrs: LeaseAttrs | None = None) -> Lease:
         assert self.clock is not None

@@ -213,6 +213,50 @@ def test_readiness_follows_the_store() -> None:
     go(scenario())
 
 
+def test_a_watch_that_does_not_stand_is_a_blocker_whatever_else_the_store_answers() -> None:
+    async def scenario() -> None:
+        node = await opened()
+        node.store.takes_watches = False
+        node.store.events.put_nowait(StoreError("watching is forbidden"))
+        watch, ping = node.control.watch(node.store), node.control.ping(node.store)
+        await run_until(lambda: "forbidden" in node.state.blockers.get("watch", ""), watch, ping)
+        assert node.clock.now() - start_s < 30
+        assert node.state.blockers["watch"] == "no changes of leases arrive from the store: watching is forbidden"
+        assert node.state.unready() == [node.state.blockers["watch"]]
+        assert lease(1).subnet in node.table
+        node.store.takes_watches = True
+        watch, ping = node.control.watch(node.store), node.control.ping(node.store)
+        await run_until(lambda: not node.state.unready(), watch, ping)
+
+    go(scenario())
+
+
+def test_watches_that_fail_are_begun_again_at_any_time_up_to_a_limit_that_doubles() -> None:
+    """A cluster's daemons lose their watches together, and must not come back together."""
+
+    async def scenario() -> None:
+        node = await opened()
+        node.store.takes_watches = False
+        waits: list[float] = []
+        waited = node.clock.wait
+
+        async def noted(event: asyncio.Event, seconds: float) -> bool:
+            waits.append(seconds)
+            return await waited(event, seconds)
+
+        node.clock.wait = noted  # type: ignore[method-assign]
+        for _ in range(40):
+            node.store.events.put_nowait(StoreError("no route"))
+        await run_until(lambda: len(waits) == 40, node.control.watch(node.store))
+        limits = [min(5.0, 0.1 * 2**number) for number in range(40)]
+        assert all(0 <= wait <= limit for wait, limit in zip(waits, limits, strict=True))
+        shares = [wait / limit for wait, limit in zip(waits, limits, strict=True)]
+        assert min(shares) < 0.3
+        assert max(shares) > 0.7
+
+    go(scenario())
+
+
 def test_clock_that_is_set_back_delays_no_resync() -> None:
     async def scenario() -> None:
         node = await opened()

@@ -2,7 +2,7 @@
 
 What must stay true: they are what flanneld, kubelet and controller manager write, in size and in what changes: a heartbeat
 is a write of its own for each Node and changes nothing that flannel reads.
-Source: Nodes of a Kubernetes 1.34 cluster (50 images are what a kubelet reports at most; --node-status-max-images).
+Source: k8s.io/api/core/v1 types.go (Node); kubelet's --node-status-max-images, 50 where nobody sets it.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from dataplane.lab.kube.objects import Objects
 from dataplane.lab.kube.statuses import Document
 
 _piece = 250  # Nodes made between two turns of everything else
-_tick_s = 0.05
+_least_s = 0.001
 _pressures = ("MemoryPressure", "DiskPressure", "PIDPressure", "Ready")
 _most_images = 50
 _prefix = "flannel.alpha.coreos.com/"
@@ -42,7 +42,7 @@ async def beat(objects: Objects, every_s: float, seconds: float) -> None:
     now = asyncio.get_running_loop().time
     begun, done = now(), 0
     keys = objects.keys("nodes")
-    while (passed := now() - begun) < seconds:
+    while keys and (passed := now() - begun) < seconds:
         due = int(passed / every_s * len(keys))
         turn = [keys[number % len(keys)] for number in range(done, due)]
         done = due
@@ -50,7 +50,8 @@ async def beat(objects: Objects, every_s: float, seconds: float) -> None:
         if writes:
             objects.record("nodes", writes)
             await objects.tell()
-        await asyncio.sleep(_tick_s)
+        # Each when it is due, for they come one by one.
+        await asyncio.sleep(max(_least_s, (done + 1) * every_s / len(keys) - (now() - begun)))
 
 
 def _beaten(node: Document) -> Document:

@@ -8,7 +8,8 @@ signs of life by the daemon's control loop. After a steady time the server is ki
 "resumed": nothing was written while it was away, so that watches can go on; "missed": a Node was, so that the history of
 the new server begins after what everybody has. Counted at the server, by the second since its process was started: requests
 by kind (of reads also whether etcd has to be asked), bytes, and when each store had what the server has, a Node that
-changed included. The machine has both sides and few processors: the times are an upper bound, the counts are not.
+changed included. The machine has both sides and few processors: the times are an upper bound, the counts are not. For the same
+reason the stores are of overlays of 50, by their prefixes of annotations: each is sent every Node, and has 50 leases.
 """
 
 from __future__ import annotations
@@ -39,8 +40,25 @@ cases = {"resumed": "nothing written while the server was away", "missed": "a No
 node_bytes = 3_000  # small: 1,000 Nodes a thousand times are 3 GB
 at_once = 20  # stores that start beside each other
 shown_s = (*range(10), 10, 20, 30, 45, 60, 90, 120, 1 << 30)  # where rows of the table begin
-address = "flannel.alpha.coreos.com/public-ip"
+overlay = 50  # stores that are of one
 kinds = ("list quorum", "list cache", "get quorum", "get cache", "watch", "patch")
+
+
+def prefix_of(number: int) -> str:
+    """Return with what the annotations of a store's overlay begin."""
+    return f"overlay-{number // overlay}.example/"
+
+
+def mark(stores: int, public: str) -> dict[str, str]:
+    """Return the annotations by which the last Node is of every overlay."""
+    texts = {
+        "kube-subnet-manager": "true",
+        "backend-type": "vxlan",
+        "backend-data": '{"VNI":1,"VtepMAC":"02:ff:00:00:00:01"}',
+        "public-ip": public,
+    }
+    prefixes = {prefix_of(number) for number in range(1, stores + 1)}
+    return {prefix + item: text for prefix in sorted(prefixes) for item, text in texts.items()}
 
 
 # The stores' process
@@ -56,7 +74,7 @@ async def serve_stores(stores: int, directory: Path) -> None:
 
     async def start(number: int) -> Follower:
         async with starting:
-            return await follow(number, kubeconfig, conf)
+            return await follow(number, kubeconfig, conf, prefix_of(number))
 
     followers = await asyncio.gather(*(start(number) for number in range(1, stores + 1)))
     reader = asyncio.StreamReader()
@@ -71,16 +89,17 @@ async def serve_stores(stores: int, directory: Path) -> None:
     await asyncio.gather(*(follower.end() for follower in followers))
 
 
-async def _equal(followers: Iterable[Follower], leases: int, wanted: str, limit_s: float) -> list[float]:
-    """Return when each store that came to it had so many leases, the last of them with this address."""
-    key = f"10.{leases >> 8}.{leases & 255}.0-24"
+async def _equal(followers: Iterable[Follower], last: int, wanted: str, limit_s: float) -> list[float]:
+    """Return when each store that came to it had all leases, that of the last Node with this address."""
+    key = f"10.{last >> 8}.{last & 255}.0-24"
+    each = Counter(prefix_of(number) for number in range(1, last))
     left, times, end = list(followers), [], time.time() + limit_s
     while left and time.time() < end:
         still = []
         for follower in left:
             known = follower.control.view.leases
             lease = known.get(key)
-            if len(known) == leases and lease is not None and str(lease.attrs.public_ip) == wanted:
+            if len(known) == 1 + each[follower.prefix] and lease is not None and str(lease.attrs.public_ip) == wanted:
                 times.append(time.time())
             else:
                 still.append(follower)
@@ -144,23 +163,19 @@ def steady(server: Server, stores: Stores, count: int, seconds: float) -> dict[s
     }
 
 
-def outage(server: Server, stores: Stores, number: int, case: str, seconds: float, limit_s: float) -> dict[str, Any]:
-    """Kill the server, start it again, and watch until all is well.
-
-    Args:
-        number: of the last Node.
-    """
-    name, wanted = name_of(number), f"198.51.100.{1 + list(cases).index(case)}"
+def outage(server: Server, stores: Stores, count: int, case: str, seconds: float, limit_s: float) -> dict[str, Any]:
+    """Kill the server, start it again, and watch until all is well."""
+    name, wanted = name_of(count + 1), f"198.51.100.{1 + list(cases).index(case)}"
     server.kill()
     away = time.time()
     if case == "missed":
-        _change_unseen(server, name, wanted)
+        _change_unseen(server, name, mark(count, wanted))
     time.sleep(max(0.0, away + seconds - time.time()))
     back, before = time.time(), cpu_s(stores.process.pid)
     stores.ask(wanted, limit_s)
     server.start()
     if case == "resumed":
-        server.annotate(name, {address: wanted})
+        server.annotate(name, mark(count, wanted))
     told = stores.answer()
     # Some come late, and those that failed come again.
     time.sleep(max(5.0, back + 30 - time.time()))
@@ -185,13 +200,13 @@ def outage(server: Server, stores: Stores, number: int, case: str, seconds: floa
     }
 
 
-def _change_unseen(server: Server, name: str, wanted: str) -> None:
+def _change_unseen(server: Server, name: str, annotations: Mapping[str, str]) -> None:
     """Write to a Node as another API server would while this one is away."""
     lines = server.journal.read_bytes().splitlines()
     last = next(entry for line in reversed(lines) if (entry := json.loads(line))["key"] == name)
     last["version"] = json.loads(lines[-1])["version"] + 1
     last["document"]["metadata"]["resourceVersion"] = str(last["version"])
-    last["document"]["metadata"]["annotations"][address] = wanted
+    last["document"]["metadata"]["annotations"] |= annotations
     with server.journal.open("ab") as journal:
         journal.write(json.dumps(last).encode() + b"\n")
 
@@ -253,6 +268,7 @@ def main() -> int:
         server.pull("fill", nodes=args.stores + 1, size=node_bytes)
         server.kubeconfig(directory / "kubeconfig")
         net_conf(directory)
+        server.annotate(name_of(args.stores + 1), mark(args.stores, "198.51.100.250"))
         stores = Stores(args.stores, directory)
         try:
             if args.steady:
@@ -260,7 +276,7 @@ def main() -> int:
                 if not args.json:
                     show_steady(results["steady"], args.stores)
             for case in args.case or cases:
-                results[case] = outage(server, stores, args.stores + 1, case, args.outage, args.limit)
+                results[case] = outage(server, stores, args.stores, case, args.outage, args.limit)
                 if not args.json:
                     show_outage(results[case], args.stores)
         finally:

@@ -21,6 +21,7 @@ from dataplane.observe.state import NodeState
 from dataplane.stores.kube import KubeStore
 from dataplane.stores.kube_access import KubeAccess
 
+flannels = "flannel.alpha.coreos.com/"
 _conf = NetConf(network=IPv4Network("10.0.0.0/8"), subnet_len=24, backend_type="vxlan")
 
 
@@ -31,6 +32,7 @@ class Follower:
     store: KubeStore
     control: Control
     state: NodeState
+    prefix: str
     tasks: list[asyncio.Task[None]]
 
     async def end(self) -> None:
@@ -53,11 +55,11 @@ def net_conf(directory: Path) -> Path:
     return path
 
 
-async def follow(number: int, kubeconfig: Path, conf: Path) -> Follower:
-    """Be Node `number` until all leases are known."""
+async def follow(number: int, kubeconfig: Path, conf: Path, prefix: str = flannels) -> Follower:
+    """Be Node `number`, of the overlay with this prefix of annotations, until all leases are known."""
     mac = f"02:00:00:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
     attrs = LeaseAttrs(IPv4Address("198.18.0.0") + number, None, "vxlan", {"VNI": 1, "VtepMAC": mac})
-    store = KubeStore(KubeAccess(kubeconfig=kubeconfig, node_name=name_of(number)), conf)
+    store = KubeStore(KubeAccess(kubeconfig=kubeconfig, node_name=name_of(number), prefix=prefix), conf)
     own = await store.acquire(attrs, None)
     state = NodeState()
     control = Control(
@@ -73,7 +75,7 @@ async def follow(number: int, kubeconfig: Path, conf: Path) -> Follower:
     )
     tasks = [asyncio.create_task(work) for work in (control.watch(store), control.ping(store))]
     await control.synced.wait()
-    return Follower(store, control, state, tasks)
+    return Follower(store, control, state, prefix, tasks)
 
 
 def cpu_s(pid: int) -> float:

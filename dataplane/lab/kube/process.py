@@ -125,6 +125,11 @@ class Server:
             self._process.wait()
             self._process = None
 
+    @property
+    def pid(self) -> int:
+        """The process id of the one that runs."""
+        return self._running().pid
+
     def freeze(self) -> None:
         """Stop it, and return when all its threads stand still."""
         process = self._running()

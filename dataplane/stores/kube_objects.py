@@ -17,10 +17,10 @@ class Metadata(msgspec.Struct, rename="camel"):
     """
 
     name: str = ""
-    uid: str = ""
     resource_version: str = ""
     annotations: dict[str, str] | None = None
     creation_timestamp: str | None = None
+    uid: str = ""
 
 
 class NodeSpec(msgspec.Struct):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
@@ -145,9 +145,13 @@ class KubeStore(Store):
                 "reason": "FlannelIsUp",
                 "message": "Flannel is running on this node",
             }
-            node = await self._client.patch_status(self._name, {"status": {"conditions": [condition]}})
-            network.look(node)
-            await network.needed(node.metadata.uid)
+            uid = network.uid
+            # Where it is gone just now the watch will show whether there is one again.
+            with suppress(NoLease), self._absence():
+                node = await self._client.patch_status(self._name, {"status": {"conditions": [condition]}})
+                network.look(node)
+                uid = node.metadata.uid
+            await network.needed(uid)
             log.info(
                 "node %s does not say any more that its network is there; setting %s again", self._name, condition_type
             )

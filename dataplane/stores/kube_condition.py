@@ -19,10 +19,14 @@ rest_s = 10.0  # between two writes of it to one object
 
 
 class NetworkCondition:
-    """What is known of it."""
+    """What is known of it.
+
+    Attributes:
+        uid: of the Node that was seen last; "" before there was one.
+    """
 
     def __init__(self) -> None:
-        self._uid = ""
+        self.uid = ""
         self._said = False
         self._news = asyncio.Event()
 
@@ -31,20 +35,20 @@ class NetworkCondition:
         uid, status = node.metadata.uid, bytes(node.status)
         if status:
             said = _says_available(status)
-        elif uid != self._uid:
+        elif uid != self.uid:
             said = False  # a list does not tell: to be written, since it may not be there
         else:
             said = self._said
-        if (uid, said) != (self._uid, self._said):
-            self._uid, self._said = uid, said
+        if (uid, said) != (self.uid, self._said):
+            self.uid, self._said = uid, said
             self._news.set()
 
     async def needed(self, uid: str) -> None:
-        """Return when our Node does not say that its network is there, though it was just written to the object `uid`."""
+        """Return when our Node does not say that its network is there, though the object `uid` was just told to."""
         rested = time.monotonic() + rest_s
         while True:
             rest = rested - time.monotonic()
-            if not self._said and (uid != self._uid or rest <= 0):
+            if not self._said and (uid != self.uid or rest <= 0):
                 return
             self._news.clear()
             with suppress(TimeoutError):

@@ -340,6 +340,29 @@ def test_a_node_made_anew_behind_our_back_is_announced(server: Server, name: str
     run(work())
 
 
+def test_a_node_that_goes_before_it_is_announced_is_announced_once_it_is_back(
+    server: Server, name: str, tmp_path: Path
+) -> None:
+    server.add_node(name, "10.244.74.0/24")
+
+    async def work() -> None:
+        store = store_of(server, name, tmp_path)
+        await store.acquire(vxlan, None)
+        async with watching(store) as events:
+            await until(events, Snapshot)
+            await asyncio.to_thread(server.delete_node, name)
+            before = patches(server, name)
+            async with announcing(store):
+                await asyncio.to_thread(wait_for, lambda: patches(server, name) > before, 20, "the first attempt")
+                begun = time.monotonic()
+                await asyncio.to_thread(server.add_node, name, "10.244.74.0/24")
+                await shown(server, name, "False")
+                assert time.monotonic() - begun < rest_s / 2
+        await store.close()
+
+    run(work())
+
+
 def test_another_that_denies_our_network_is_answered_at_a_measured_pace(
     server: Server, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

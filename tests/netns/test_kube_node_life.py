@@ -22,10 +22,10 @@ modes = {
     "host-gw": ("host-gw", ()),
 }
 first = "10.244.1.0/24"  # the subnet of the peer, node1
-readyz = f"""
-import urllib.error, urllib.request
+probe = f"""
+import sys, urllib.error, urllib.request
 try:
-    print(urllib.request.urlopen("http://127.0.0.1:{healthz_port}/readyz", timeout=5).status)
+    print(urllib.request.urlopen("http://127.0.0.1:{healthz_port}/" + sys.argv[1], timeout=5).status)
 except urllib.error.HTTPError as error:
     print(error.code, error.read().decode())
 """
@@ -121,7 +121,8 @@ def wait_withdrawn(pair: Pair, subnet: str, reason: str = 'nodes "node2" not fou
     wait_for(lambda: told in problems(node) and reason in problems(node), 30, "the daemon to wait for its Node")
     assert node.process is not None
     assert node.process.poll() is None
-    assert node.run(sys.executable, "-c", readyz).stdout.startswith("503 ")
+    assert node.run(sys.executable, "-c", probe, "readyz").stdout.startswith("503 ")
+    assert node.run(sys.executable, "-c", probe, "healthz").stdout == "200\n"  # the kubelet lets it live
     assert (node.status() or {})["lease"] is None
     assert "flannel.1" not in node.run("ip", "link").stdout
     assert first not in node.run("ip", "route").stdout
@@ -140,7 +141,7 @@ def wait_taken_up(pair: Pair, subnet: str) -> None:
     texts = server.node("node2")["metadata"]["annotations"]
     assert texts[f"{prefix}kube-subnet-manager"] == "true"
     assert texts[f"{prefix}public-ip"] == str(node.address)
-    wait_for(lambda: network_said(server, "node2"), 5, "the network to be announced")
+    wait_for(lambda: network_said(server, "node2"), 15, "the network to be announced")
     if "flannel.1" in node.run("ip", "link").stdout:
         addresses = json.loads(node.run("ip", "-json", "address", "show", "dev", "flannel.1").stdout)
         own = [one["local"] for one in addresses[0]["addr_info"] if one["family"] == "inet"]
@@ -170,7 +171,7 @@ def test_a_node_made_anew_with_the_same_subnet_is_announced(pair: Pair) -> None:
     subnet = pair.subnet()
     pair.server.delete_node("node2")
     pair.server.add_node("node2", subnet)
-    wait_for(lambda: network_said(pair.server, "node2"), 5, "the network of the new Node to be announced")
+    wait_for(lambda: network_said(pair.server, "node2"), 15, "the network of the new Node to be announced")
     wait_taken_up(pair, subnet)
     both_ways(pair)
 

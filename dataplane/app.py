@@ -2,9 +2,10 @@
 
 Order of start (flannel main.go): run directory, store, status and health, configuration, interface, kernel device
 and VTEP MAC, lease, devices and routes, forwarding table, subnet.env, ready. A node that gets another address or MTU
-lives this again from the lease on (`_life`). What must stay true: of a TUN nothing is left behind by a clean stop or by
-a failure, of the kernel's devices and routes what flannel leaves (leases and subnet.env stay in any case); a stop works
-at any moment of the start, and a second signal kills.
+lives this again from the lease on (`_Life`), one whose lease the store withdraws from the addresses on, however long that
+takes. What must stay true: of a TUN nothing is left behind by a clean stop or by a failure, of the kernel's devices and
+routes what flannel leaves (leases and subnet.env stay in any case); without a lease nothing is carried; a stop works at
+any moment of the start, and a second signal kills.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 from dataplane import subnet_env
@@ -35,7 +38,7 @@ from dataplane.control.keeper import Keeper
 from dataplane.control.loop import Control
 from dataplane.control.options import Options
 from dataplane.control.peer_routes import Direct
-from dataplane.control.renew import Renewer, WallClock
+from dataplane.control.renew import Clock, Renewer, WallClock
 from dataplane.control.route_keeper import RouteKeeper
 from dataplane.control.rundir import run_directory
 from dataplane.control.say import Say
@@ -51,6 +54,8 @@ from dataplane.errors import (
     HostError,
     HostFault,
     LeaseLost,
+    LeaseWithdrawn,
+    NoLease,
     OutOfSubnets,
     StoreBusy,
     StoreError,
@@ -73,6 +78,8 @@ config_retry_s = 1.0
 announce_retry_s = 10.0
 acquire_retry_s = 3.0
 acquire_s = 30.0
+regain_first_s = 0.25  # of waiting for a lease in place of one that was withdrawn; doubles
+regain_longest_s = 3.0  # so that status does not say that the store is silent
 serve_delay_s = 1.0
 
 
@@ -156,12 +163,8 @@ class Daemon:
         stack.push_async_callback(host.close)
         conf = await self._answer("config", "the network configuration", store.read_config)
         self._state.network = tuple(str(net) for net in (conf.network, conf.ipv6_network) if net is not None)
-        address, address6 = await self._answer("addresses", "what the store says of this node", store.addresses)
-        self._options = replace(
-            self._options,
-            public_ip=address or self._options.public_ip,
-            public_ipv6=address6 or self._options.public_ipv6,
-        )
+        flags = self._options
+        self._place(flags, *await self._answer("addresses", "what the store says of this node", store.addresses))
         backend = from_conf(conf)
         named = (name for name in backend.device_names if "%" not in name)  # a template gives each daemon another
         stack.enter_context(alone((*named, *self._state.network)))
@@ -170,21 +173,33 @@ class Daemon:
         spawn(group, "config", self._state, follow_config, store, conf, self._state, self._clock)
         standing, patience = Standing(), Patience(host, self._state, self._clock)
         stack.push_async_callback(standing.close)
-        options = self._options
-        choose_again = partial(choose, host, _interface_choice(options), conf.enable_ipv4, conf.enable_ipv6)
         check = partial(_check, conf, backend)
         external: ExternalInterface | None = None
         own: Lease | None = None
+        lost: Lease | None = None  # withdrawn, and we have none in its place yet
         while True:
+            held = own
             try:
+                if lost is not None:
+                    self._place(flags, *await _regain(store.addresses, self._state, self._clock))
+                options = self._options
+                choose_again = partial(choose, host, _interface_choice(options), conf.enable_ipv4, conf.enable_ipv6)
                 external = await fit_interface(host, external, choose_again, check)
                 self._show(external)
                 follow = partial(follow_interface, host, external, choose_again, check, self._state, self._clock)
                 life = _Life(options, self._state, self._clock, store, host, conf, backend, external, standing)
                 try:
-                    await life.run(own, follow, self._written, patience.over)
+                    await life.run(own, lost, follow, self._written, patience.over)
                 finally:
                     own = life.own
+                    lost = lost if own is None else None
+            except* LeaseWithdrawn as withdrawn:
+                text = f"{first_error(withdrawn)}; nothing is carried until there is another"
+                log.warning("%s", text)
+                self._state.blockers["start"] = text
+                await standing.withdraw()
+                external, own, lost = None, None, own or held
+                await self._forget(host, lost)
             except* LeaseLost:
                 # Lost as the node moved: what the life before left must not forward for it either.
                 await standing.withdraw()
@@ -193,6 +208,27 @@ class Daemon:
                 log.warning("the external interface is now %s", first_error(moved))
             except* (HostError, CoreError, OSError) as trouble:
                 await patience.after(first_error(trouble), stood=self._written.is_set())
+
+    def _place(self, flags: Options, address: IPv4Address | None, address6: IPv6Address | None) -> None:
+        """Take over what the store has set as our addresses, in place of the flags'."""
+        self._options = replace(flags, public_ip=address or flags.public_ip, public_ipv6=address6 or flags.public_ipv6)
+
+    async def _forget(self, host: Host, lost: Lease | None) -> None:
+        """Take away what else there is of a lease that was withdrawn, and what is told of it."""
+        state, options = self._state, self._options
+        state.lease = None
+        state.leases = 0
+        for told in (state.devices, state.refused, state.mismatched):
+            told.clear()
+        for subject in ("lease", "elder", "watch"):
+            state.blockers.pop(subject, None)
+        state.notes.pop("renewal", None)
+        try:
+            subnet_env.remove(options.subnet_file)
+            for subnet in _subnets(lost) if options.blackhole and lost is not None else ():
+                await host.remove_blackhole(subnet)
+        except HostError as error:
+            log.warning("%s", error)
 
     async def _answer(self, blocker: str, what: str, ask: Callable[[], Awaitable[Answer]]) -> Answer:
         """Ask the store until it answers, for ever, as flannel does; a wrong answer is raised as `BadInput`."""
@@ -205,7 +241,8 @@ class Daemon:
                     said = str(error)
                     log.warning("waiting for %s: %s", what, said)
                 self._state.blockers[blocker] = f"waiting for {what}: {error}"
-                await asyncio.sleep(config_retry_s)
+                # Not all in step, where many nodes start at once.
+                await asyncio.sleep(config_retry_s * random.uniform(0.5, 1.5))
             else:
                 self._state.blockers.pop(blocker, None)
                 return answer
@@ -251,6 +288,7 @@ class _Life:
     async def run(
         self,
         earlier: Lease | None,
+        lost: Lease | None,
         follow: Callable[[], Coroutine[Any, Any, None]],
         written: asyncio.Event,
         stands: Callable[[], None],
@@ -259,12 +297,13 @@ class _Life:
 
         Args:
             earlier: the lease of the life before, if there was one.
+            lost: the same where it was withdrawn.
             follow: raises `Moved` once the external interface is another.
             written: set once subnet.env stands.
             stands: called then.
         """
         self._tell_mtu()
-        own = await self._lease(earlier)
+        own = await self._lease(earlier, lost)
         control, renewer, contest = self._control(own)
         rules = self._firewall(own)
         first = not written.is_set()
@@ -400,15 +439,16 @@ class _Life:
         else:
             self._state.notes.pop("mtu", None)
 
-    async def _lease(self, earlier: Lease | None) -> Lease:
+    async def _lease(self, earlier: Lease | None, lost: Lease | None) -> Lease:
         backend, external = self._backend, self.external
         macs: Mapping[int, bytes]
-        if earlier is None:
+        before = earlier or lost
+        if before is None:
             identity = external.public_ip or external.public_ipv6
             macs = await self._patiently(lambda: vtep_macs(self._store, backend, identity))
         else:
-            macs = backend.macs_of(earlier)
-        if earlier is None or self._state.datapath is None:
+            macs = backend.macs_of(before)
+        if before is None or self._state.datapath is None:
             # Once only: what stands needs its names and ports for itself, and a host in change is no reason to change sides.
             self._write_footprint(macs)
             left, networks = await self._left()
@@ -420,7 +460,12 @@ class _Life:
             self._state.vtep_mac = next(iter(macs.values())).hex(":") if macs else ""
             log.info("backend %s, datapath %s: %s", backend.kind, datapath.kind, datapath.reason)
         attrs = backend.lease_attrs(external.public_ip, external.public_ipv6, macs)
-        own = await (self._acquire(attrs) if earlier is None else self._move(earlier, attrs))
+        if earlier is not None:
+            own = await self._move(earlier, attrs)
+        elif lost is not None:
+            own = await _regain(lambda: self._store.acquire(attrs, None), self._state, self._clock)
+        else:
+            own = await self._acquire(attrs)
         log.info("lease %s", own.key)
         self._write_footprint(macs, _subnets(own))
         self.own = self._state.lease = own
@@ -447,7 +492,7 @@ class _Life:
                     raise
                 self._state.blockers["acquire"] = f"no lease yet: {error}"
                 log.warning("no lease yet, trying again: %s", error)
-                await asyncio.sleep(acquire_retry_s)
+                await asyncio.sleep(acquire_retry_s * random.uniform(0.5, 1.5))
             else:
                 self._state.blockers.pop("acquire", None)
                 return answer
@@ -467,14 +512,14 @@ class _Life:
                 self._state.blockers.pop("moved", None)
 
     async def _announce(self) -> None:
-        """Have the store told that our network is there, once, for as long as it takes; then rest for ever."""
+        """Have the store told that our network is there, for as long as it takes, and where it keeps that told, for ever."""
         say = Say(log)
         while True:
             try:
                 await self._store.announce()
             except StoreError as error:
                 say.warn("announce", f"cannot say that the network is there: {error}", self._clock.now())
-                await asyncio.sleep(announce_retry_s)
+                await asyncio.sleep(announce_retry_s * random.uniform(0.5, 1.5))
             else:
                 await asyncio.get_running_loop().create_future()
 
@@ -509,6 +554,27 @@ class _Life:
         self._state.events["store_errors"] += 1
         self._state.notes["renewal"] = f"our lease could not be renewed: {error}"
         log.warning("our lease could not be renewed, trying again: %s", error)
+
+
+async def _regain(ask: Callable[[], Awaitable[Answer]], state: NodeState, clock: Clock) -> Answer:
+    """Ask the store, which has withdrawn our lease, until it has one for us again, for ever."""
+    delay, said = regain_first_s, ""
+    while True:
+        try:
+            answer = await ask()
+        except (StoreError, BadInput) as error:
+            if isinstance(error, NoLease | BadInput):
+                state.store_contact = clock.now()
+            text = f"no lease yet: {error}"
+            if text != said:
+                log.warning("%s", text)
+            state.blockers["acquire"] = said = text
+            # Not all in step, where many Nodes were deleted at once.
+            await asyncio.sleep(delay * random.uniform(0.75, 1.25))
+            delay = min(regain_longest_s, 2 * delay)
+        else:
+            state.blockers.pop("acquire", None)
+            return answer
 
 
 def _check(conf: NetConf, backend: Backend, external: ExternalInterface) -> None:

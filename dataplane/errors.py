@@ -65,6 +65,10 @@ class NoConfig(StoreError):
     """The lease store answers, and has no network configuration (yet)."""
 
 
+class NoLease(StoreError):
+    """The lease store answers, and has no lease for us (yet)."""
+
+
 class StoreBusy(StoreError):
     """Somebody holds the lease store and will let go of it: to be waited for, however long."""
 
@@ -75,6 +79,10 @@ class OutOfSubnets(StoreError):
 
 class LeaseLost(StoreError):
     """Our own lease expired, was deleted, or is held by somebody else."""
+
+
+class LeaseWithdrawn(LeaseLost):
+    """The store has taken it back, and gives us one again by itself: to be waited for, however long."""
 
 
 class HostError(DataplaneError):

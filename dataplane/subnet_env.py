@@ -55,6 +55,14 @@ def write(path: Path, env: SubnetEnv) -> None:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
 
 
+def remove(path: Path) -> None:
+    """Remove the file, if it is there; raises `HostError`."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise HostError(f"cannot remove {path}: {error.strerror}") from error
+
+
 def stands(path: Path, env: SubnetEnv) -> bool:
     """Say whether the file is there for everybody to read, with exactly what `write` would put into it."""
     text = _format(env).encode()

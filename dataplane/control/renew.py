@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 retry_s = 15.0
 # Between two renewals, whatever asks for them: each one is an event, which could raise the next doubt. Where doubts go
-# on, because another node writes the same lease, rests double.
+# on, because another node writes the same lease, rests double; a lease that was made anew is no such fight.
 shortest_rest_s = 1.0
 longest_rest_s = 10.0
 # The wall clock may be set while we sleep; looking at it this often bounds the damage.
@@ -105,6 +105,7 @@ class Renewer:
             doubted = self._doubted.is_set()
             self._doubted.clear()
             rest = shortest_rest_s
+            born = self.lease.born
             try:
                 self.lease = await self._store.renew(self.lease)
             except LeaseLost:
@@ -118,7 +119,7 @@ class Renewer:
                 self._failed(None)
                 self._renewed(self.lease)
                 due = self._due()
-                rest = self._rest(doubted)
+                rest = self._rest(doubted and self.lease.born == born)
                 log.log(logging.DEBUG if rest > shortest_rest_s else logging.INFO, "renewed lease %s", self.lease.key)
             await self._clock.wait(self._never, rest)
 

@@ -45,8 +45,10 @@ class Standing:
 
     async def withdraw(self) -> None:
         """Take all of it away: the lease is lost."""
-        if self._control is not None:
-            await self._control.withdraw()
+        control, self._control = self._control, None
+        if control is not None:
+            await control.withdraw()
+            await control.close()
 
 
 class Changes(Protocol):

@@ -1,4 +1,8 @@
-"""Keeps subnet.env: puts it back when somebody removed or changed it, since without it no new pod gets a network."""
+"""Keeps subnet.env: puts it back when somebody removed or changed it, since without it no new pod gets a network.
+
+Where a lease is withdrawn it goes: a pod without a network is tried again by the kubelet, one with an address that is no
+longer ours, and soon another node's, stays wrong for its whole life.
+"""
 
 from __future__ import annotations
 

@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
 from random import Random, SystemRandom
 
 from dataplane import config
-from dataplane.errors import BadInput, BadLease, LeaseLost, StoreError
+from dataplane.errors import BadInput, BadLease, LeaseWithdrawn, NoLease, StoreError
 from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, WatchEvent
 from dataplane.stores.base import Store
 from dataplane.stores.kube_access import KubeAccess
 from dataplane.stores.kube_annotations import Facts, born_of, facts_of, own_addresses, read_lease, read_subnets, wanted
 from dataplane.stores.kube_client import KubeClient, Refused, Timing, not_found
+from dataplane.stores.kube_condition import condition_type
 from dataplane.stores.kube_nodes import Nodes, Own
 from dataplane.stores.kube_watch import Position, Spans, follow
 
@@ -79,7 +80,8 @@ class KubeStore(Store):
 
     async def addresses(self) -> tuple[IPv4Address | None, IPv6Address | None]:
         """Return the Node's annotations node-public-ip and node-public-ipv6; raises `BadInput` where they are none."""
-        facts = await self._facts()
+        with self._absence():
+            facts = await self._facts()
         return own_addresses(facts)
 
     async def earlier(self, public: IPAddress | None) -> Lease | None:
@@ -98,7 +100,8 @@ class KubeStore(Store):
             previous: does not matter, the Node's subnets do.
         Raises:
             BadInput: a subnet of the Node is none, or not inside the overlay network.
-            StoreError: no pod subnet is assigned, or the API server does not let us or does not answer.
+            NoLease: there is no such Node, or no pod subnet is assigned.
+            StoreError: the API server does not let us or does not answer.
         """
         return await self._claim(attrs)
 
@@ -106,15 +109,13 @@ class KubeStore(Store):
         """Put our annotations back where they are not what they should be, or new ones, and return the lease.
 
         Raises:
-            LeaseLost: the Node is gone, or has other subnets.
+            LeaseWithdrawn: the Node is gone, or has other subnets, or none.
             StoreError: the API server does not let us or does not answer.
         """
         try:
             return await self._claim(attrs or lease.attrs, lease)
-        except Refused as error:
-            if error.code == not_found:
-                raise LeaseLost(f"lease {lease.key} is gone: there is no node {self._name} any more") from error
-            raise
+        except NoLease as error:
+            raise LeaseWithdrawn(f"lease {lease.key} is gone: there is no node {self._name} any more") from error
         except BadInput as error:
             raise StoreError(str(error)) from error
 
@@ -136,19 +137,33 @@ class KubeStore(Store):
         return self._at.stands
 
     async def announce(self) -> None:
-        """Set our Node's condition NetworkUnavailable to False, as some cloud providers wait for."""
+        """Set our Node's condition NetworkUnavailable to False, as some cloud providers wait for, and keep it so.
+
+        Returns only where we are not to. What the watch shows says when it is to be set again.
+        """
         if not self._access.set_network_unavailable:
             return
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        condition = {
-            "type": "NetworkUnavailable",
-            "status": "False",
-            "lastHeartbeatTime": now,
-            "lastTransitionTime": now,
-            "reason": "FlannelIsUp",
-            "message": "Flannel is running on this node",
-        }
-        await self._client.patch_status(self._name, {"status": {"conditions": [condition]}})
+        network = (await self._all()).network
+        while True:
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            condition = {
+                "type": condition_type,
+                "status": "False",
+                "lastHeartbeatTime": now,
+                "lastTransitionTime": now,
+                "reason": "FlannelIsUp",
+                "message": "Flannel is running on this node",
+            }
+            uid = network.uid
+            # Where it is gone just now the watch will show whether there is one again.
+            with suppress(NoLease), self._absence():
+                node = await self._client.patch_status(self._name, {"status": {"conditions": [condition]}})
+                network.look(node)
+                uid = node.metadata.uid
+            await network.needed(uid)
+            log.info(
+                "node %s does not say any more that its network is there; setting %s again", self._name, condition_type
+            )
 
     async def ping(self) -> None:
         """Say how the watch is, without a request; raises `StoreError` with what it failed by, until it stands again."""
@@ -162,17 +177,24 @@ class KubeStore(Store):
         await self._client.close()
 
     async def _claim(self, attrs: LeaseAttrs, held: Lease | None = None) -> Lease:
-        facts = await self._facts()
-        subnet, ipv6_subnet = self._subnets(facts, await self._in_use())
+        with self._absence():
+            facts = await self._facts()
+        try:
+            subnet, ipv6_subnet = self._subnets(facts, await self._in_use())
+        except (NoLease, BadInput) as error:
+            if held is None:
+                raise
+            raise LeaseWithdrawn(f"lease {held.key} is not ours any more: {error}") from error
         if held is not None and (held.subnet, held.ipv6_subnet) != (subnet, ipv6_subnet):
-            raise LeaseLost(f"lease {held.key} is not ours any more: node {self._name} has other pod subnets now")
+            raise LeaseWithdrawn(f"lease {held.key} is not ours any more: node {self._name} has other pod subnets now")
         lease = Lease(subnet, ipv6_subnet, attrs, born=born_of(self._name, facts))
         texts = wanted(attrs, facts)
         (await self._all()).hold(Own(self._name, lease))
         changed = {item: text for item, text in texts.items() if facts.annotations.get(item) != text}
         if changed:
             annotations = {self._access.prefix + item: text for item, text in changed.items()}
-            await self._client.patch_status(self._name, {"metadata": {"annotations": annotations}})
+            with self._absence():
+                await self._client.patch_status(self._name, {"metadata": {"annotations": annotations}})
             log.info("annotated node %s: %s", self._name, ", ".join(sorted(changed)))
         return lease
 
@@ -186,7 +208,7 @@ class KubeStore(Store):
                 continue
             if subnet is None:
                 version = "v4" if isinstance(network, IPv4Network) else "v6"
-                raise StoreError(
+                raise NoLease(
                     f'node "{self._name}" pod cidr not assigned: spec.podCIDRs has no IP{version} subnet; '
                     "kube-controller-manager assigns them with --allocate-node-cidrs and --cluster-cidr"
                 )
@@ -205,6 +227,16 @@ class KubeStore(Store):
                 raise StoreError(f"pod {self._access.pod_namespace}/{self._access.pod_name} has no node yet")
             self._name = pod.spec.node_name
         return facts_of(await self._client.node(self._name), self._access.prefix)
+
+    @contextmanager
+    def _absence(self) -> Iterator[None]:
+        """Raise `NoLease` where the API server says that our Node is not there; a 404 of a proxy's says nothing of it."""
+        try:
+            yield
+        except Refused as error:
+            if error.code == not_found and f'nodes "{self._name}" not found' in str(error):
+                raise NoLease(str(error)) from error
+            raise
 
     async def _in_use(self) -> NetConf:
         """Return the configuration of the start: leases mean the same for as long as we live."""

@@ -25,6 +25,7 @@ from dataplane.model import (
     WatchEvent,
 )
 from dataplane.stores.kube_annotations import Facts, facts_of, published, read_lease, refused_key, wanted
+from dataplane.stores.kube_condition import NetworkCondition
 from dataplane.stores.kube_objects import Node
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,13 @@ class Nodes:
 
     Args:
         prefix: of the annotations, checked.
+
+    Attributes:
+        network: our own Node's condition.
     """
 
     def __init__(self, prefix: str, conf: NetConf) -> None:
+        self.network = NetworkCondition()
         self._prefix = prefix
         self._conf = conf
         self._own: Own | None = None
@@ -65,6 +70,8 @@ class Nodes:
 
     def put(self, node: Node) -> list[WatchEvent]:
         """Take in a Node that was added or changed; return what to tell: mostly nothing, Nodes change all the time."""
+        if self._own is not None and node.metadata.name == self._own.name:
+            self.network.look(node)
         facts = facts_of(node, self._prefix)
         if self._facts.get(node.metadata.name) == facts:
             return []

@@ -11,7 +11,10 @@ import msgspec
 
 
 class Metadata(msgspec.Struct, rename="camel"):
-    """Of an object; the version is opaque text that changes with each write, the time of creation is RFC 3339."""
+    """Of an object; the version is opaque text that changes with each write, the time of creation is RFC 3339.
+
+    The uid is another one for an object that was deleted and made again under its name.
+    """
 
     name: str = ""
     resource_version: str = ""
@@ -28,10 +31,30 @@ class NodeSpec(msgspec.Struct):
 
 
 class Node(msgspec.Struct):
-    """A Node."""
+    """A Node; its status is decoded where it matters, as `NodeStatus`: of our own."""
 
     metadata: Metadata
     spec: NodeSpec = msgspec.field(default_factory=NodeSpec)
+    status: msgspec.Raw = msgspec.Raw()
+
+
+class ListedNode(Node):
+    """A Node of a list. Its status is skipped, by a name that is none: a raw part keeps all bytes of its page."""
+
+    status: msgspec.Raw = msgspec.field(default=msgspec.Raw(), name="")
+
+
+class Condition(msgspec.Struct):
+    """One of a Node's conditions."""
+
+    type: str = ""
+    status: str = ""
+
+
+class NodeStatus(msgspec.Struct):
+    """What is read of a Node's status."""
+
+    conditions: list[Condition] | None = None
 
 
 class ListMetadata(msgspec.Struct, rename="camel"):
@@ -45,7 +68,7 @@ class NodeList(msgspec.Struct):
     """A page of Nodes."""
 
     metadata: ListMetadata
-    items: list[Node]
+    items: list[ListedNode]
 
 
 class PodSpec(msgspec.Struct, rename="camel"):

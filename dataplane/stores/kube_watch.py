@@ -30,7 +30,7 @@ from dataplane.pieces import paced
 from dataplane.stores import kube_client as api
 from dataplane.stores.kube_client import KubeClient, Refused, Silent
 from dataplane.stores.kube_nodes import Nodes
-from dataplane.stores.kube_objects import Metadata, Node
+from dataplane.stores.kube_objects import ListedNode, Metadata, Node
 
 breath = 200  # Nodes of a list between two turns of everything else in the daemon
 most_anchors = 4
@@ -213,7 +213,7 @@ class _Brought:
 
     async def add(self, raw: msgspec.Raw) -> None:
         """Take in a Node of the list."""
-        self._listed.append(_node(raw))
+        self._listed.append(_node(raw, ListedNode))
         if len(self._listed) % breath == 0:
             await asyncio.sleep(0)
 
@@ -279,9 +279,9 @@ def _events(nodes: Nodes, at: Position, kind: str, raw: msgspec.Raw) -> list[Wat
     raise StoreError(f"watch nodes: the API server sent an event of the unknown type {kind!r}")
 
 
-def _node(raw: msgspec.Raw) -> Node:
+def _node(raw: msgspec.Raw, kind: type[Node] = Node) -> Node:
     try:
-        return msgspec.json.decode(raw, type=Node)
+        return msgspec.json.decode(raw, type=kind)
     except msgspec.MsgspecError as error:
         raise StoreError(f"watch nodes: what the API server sent cannot be read: {error}") from error
 

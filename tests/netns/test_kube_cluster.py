@@ -251,16 +251,3 @@ def test_a_hostile_node_is_named_and_touches_no_other(cluster: KubeCluster) -> N
     assert cluster.lab.pods[0].ping(cluster.lab.pods[1]).ok
     cluster.server.delete_node("evil")
     wait_for(lambda: "node evil" not in json.dumps(node.status()), 90, "the bad Node to be forgotten")
-
-
-# Last: it ends a daemon
-
-
-def test_a_node_that_is_deleted_ends_its_daemon(cluster: KubeCluster) -> None:
-    node = cluster.lab.daemons[2]
-    cluster.server.delete_node(node.label)
-    assert node.process is not None
-    assert node.process.wait(30) == 1
-    assert "there is no node node3 any more" in node.log().splitlines()[-1]
-    wait_for(lambda: "10.244.3.0/24" not in peers(cluster.lab.daemons[0]), 90, "its peers to forget it")
-    assert "flannel.1" not in node.run("ip", "link").stdout

@@ -112,3 +112,18 @@ def test_doubt_that_never_ends_renews_once_a_second_at_most() -> None:
         assert node.store.renewals[9] - start_s >= 9
 
     go(scenario())
+
+
+def test_a_lease_made_anew_again_and_again_is_renewed_as_soon_each_time() -> None:
+    """A Kubernetes Node that is deleted and registered anew: peers do not know us until the renewal."""
+
+    async def scenario() -> None:
+        node = Node()
+        node.store.answer = [replace(own, expires=start_s + 90_000, born=(number, "")) for number in range(1, 21)]
+        node.store.clock = node.clock
+        keeper = Renewer(node.store, own, 3600, node.clock, lambda _: keeper.doubt(), lambda _: None)
+        keeper.doubt()
+        await run_until(lambda: len(node.store.renewals) >= 10, keeper.run())
+        assert 9 <= node.store.renewals[9] - start_s < 11
+
+    go(scenario())

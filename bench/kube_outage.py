@@ -77,6 +77,9 @@ async def serve_stores(stores: int, directory: Path) -> None:
             return await follow(number, kubeconfig, conf, prefix_of(number))
 
     followers = await asyncio.gather(*(start(number) for number in range(1, stores + 1)))
+    for follower in followers:
+        follower.ask_for_life()
+        await asyncio.sleep(10.0 / stores)  # not all at one time of their ten seconds
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print("ready", flush=True)
@@ -215,7 +218,10 @@ def show_steady(found: Mapping[str, Any], count: int) -> None:
     """Print it."""
     rates = ", ".join(f"{kind} {value:.2f}" for kind, value in found["per store and minute"].items() if value)
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["cpu"].items())
-    print(f"steady, {count:,} stores; for each store and minute: {rates}; CPU: {shares}; {found['stores_mb']:.0f} MB")
+    print(
+        f"steady, {count:,} stores; for each store and minute: {rates}; CPU: {shares}; {found['stores_mb']:.0f} MB",
+        flush=True,
+    )
 
 
 def show_outage(found: Mapping[str, Any], count: int) -> None:

@@ -3,7 +3,7 @@
     .venv/bin/python bench/kube_outage.py                   # 1,000 stores, about five minutes
     .venv/bin/python bench/kube_outage.py --stores 200 --steady 20 --outage 20 --case missed
 
-The stores are ours, each of a Node of its own, in one process beside the lab's API server; each is watched and asked for
+The stores are ours, each of a Node of its own, in a few processes beside the lab's API server; each is watched and asked for
 signs of life by the daemon's control loop. After a steady time the server is killed and started again, for each case:
 "resumed": nothing was written while it was away, so that watches can go on; "missed": a Node was, so that the history of
 the new server begins after what everybody has. Counted at the server, by the second since its process was started: requests
@@ -38,7 +38,8 @@ from dataplane.lab.kube.process import Server
 
 cases = {"resumed": "nothing written while the server was away", "missed": "a Node changed while the server was away"}
 node_bytes = 3_000  # small: 1,000 Nodes a thousand times are 3 GB
-at_once = 20  # stores that start beside each other
+processes = 4
+at_once = 5  # stores of each that start beside each other
 shown_s = (*range(10), 10, 20, 30, 45, 60, 90, 120, 1 << 30)  # where rows of the table begin
 overlay = 50  # stores that are of one
 kinds = ("list quorum", "list cache", "get quorum", "get cache", "watch", "patch")
@@ -61,11 +62,11 @@ def mark(stores: int, public: str) -> dict[str, str]:
     return {prefix + item: text for prefix in sorted(prefixes) for item, text in texts.items()}
 
 
-# The stores' process
+# A process of stores
 
 
-async def serve_stores(stores: int, directory: Path) -> None:
-    """Be the stores; each line read asks when all have this address of the last Node, the answer is a line."""
+async def serve_stores(stores: int, first: int, directory: Path) -> None:
+    """Be the stores from `first` on that are this process's; each line read asks when all have this address of the last Node, the answer is a line."""
     # Each daemon has its collector look through what it holds; here that would be what a thousand hold, each time.
     gc.disable()
     gc.collect = lambda *_: 0
@@ -76,7 +77,10 @@ async def serve_stores(stores: int, directory: Path) -> None:
         async with starting:
             return await follow(number, kubeconfig, conf, prefix_of(number))
 
-    followers = await asyncio.gather(*(start(number) for number in range(1, stores + 1)))
+    followers = await asyncio.gather(*(start(number) for number in range(first, stores + 1, processes)))
+    for follower in followers:
+        follower.ask_for_life()
+        await asyncio.sleep(10.0 / len(followers))  # not all at one time of their ten seconds
     reader = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     print("ready", flush=True)
@@ -112,31 +116,44 @@ async def _equal(followers: Iterable[Follower], last: int, wanted: str, limit_s:
 
 
 class Stores:
-    """That process."""
+    """Those processes."""
 
     def __init__(self, stores: int, directory: Path) -> None:
-        words = (sys.executable, __file__, "--stores", str(stores), "--serve", str(directory))
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self._line() == "ready\n", "the stores did not start"
+        words = (sys.executable, __file__, "--stores", str(stores), "--serve", str(directory), "--first")
+        self._processes = [
+            subprocess.Popen((*words, str(first)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            for first in range(1, processes + 1)
+        ]
+        assert self._lines() == ["ready\n"] * processes, "the stores did not start"
 
     def ask(self, wanted: str, limit_s: float) -> None:
         """Ask when all have this address of the last Node."""
-        assert self.process.stdin is not None
-        print(json.dumps({"address": wanted, "limit_s": limit_s}), file=self.process.stdin, flush=True)
+        for process in self._processes:
+            assert process.stdin is not None
+            print(json.dumps({"address": wanted, "limit_s": limit_s}), file=process.stdin, flush=True)
 
     def answer(self) -> dict[str, Any]:
         """Wait for what was asked."""
-        told: dict[str, Any] = json.loads(self._line())
-        return told
+        told = [json.loads(line) for line in self._lines()]
+        times = itertools.chain.from_iterable(one["times"] for one in told)
+        return {"times": sorted(times), "errors": sum(one["errors"] for one in told)}
+
+    def cpu_s(self) -> float:
+        """Return their CPU time so far."""
+        return sum(cpu_s(process.pid) for process in self._processes)
+
+    def rss_mb(self) -> float:
+        """Return their memory."""
+        return sum(rss_mb(process.pid) for process in self._processes)
 
     def end(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
+        """End them."""
+        for process in self._processes:
+            process.kill()
+            process.wait()
 
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
+    def _lines(self) -> list[str]:
+        return [process.stdout.readline() for process in self._processes if process.stdout is not None]
 
 
 def counted(requests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
@@ -152,14 +169,13 @@ def counted(requests: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 def steady(server: Server, stores: Stores, count: int, seconds: float) -> dict[str, Any]:
     """Watch the peace."""
-    pids = {"server": server.pid, "stores": stores.process.pid}
-    begun, before = time.time(), {name: cpu_s(pid) for name, pid in pids.items()}
+    begun, served, stored = time.time(), cpu_s(server.pid), stores.cpu_s()
     time.sleep(seconds)
     found = counted(request for request in server.requests() if request["time"] >= begun)
     return {
         "per store and minute": {kind: value * 60 / seconds / count for kind, value in found.items()},
-        "cpu": {name: (cpu_s(pid) - before[name]) / seconds for name, pid in pids.items()},
-        "stores_mb": rss_mb(stores.process.pid),
+        "cpu": {"server": (cpu_s(server.pid) - served) / seconds, "stores": (stores.cpu_s() - stored) / seconds},
+        "stores_mb": stores.rss_mb(),
     }
 
 
@@ -171,7 +187,7 @@ def outage(server: Server, stores: Stores, count: int, case: str, seconds: float
     if case == "missed":
         _change_unseen(server, name, mark(count, wanted))
     time.sleep(max(0.0, away + seconds - time.time()))
-    back, before = time.time(), cpu_s(stores.process.pid)
+    back, before = time.time(), stores.cpu_s()
     stores.ask(wanted, limit_s)
     server.start()
     if case == "resumed":
@@ -185,7 +201,7 @@ def outage(server: Server, stores: Stores, count: int, case: str, seconds: float
         second: counted(request for request in requests if int(request["time"] - back) == second)
         for second in range(int(took) + 1)
     }
-    times = sorted(at - back for at in told["times"])
+    times = [at - back for at in told["times"]]
     return {
         "case": case,
         "by second": {second: found for second, found in by_second.items() if any(found.values())},
@@ -196,7 +212,7 @@ def outage(server: Server, stores: Stores, count: int, case: str, seconds: float
         "last_s": times[-1] if times else None,
         "store errors": told["errors"],
         "observed_s": took,
-        "cpu_s": {"server": cpu_s(server.pid), "stores": cpu_s(stores.process.pid) - before},
+        "cpu_s": {"server": cpu_s(server.pid), "stores": stores.cpu_s() - before},
     }
 
 
@@ -215,7 +231,10 @@ def show_steady(found: Mapping[str, Any], count: int) -> None:
     """Print it."""
     rates = ", ".join(f"{kind} {value:.2f}" for kind, value in found["per store and minute"].items() if value)
     shares = ", ".join(f"{name} {100 * share:.0f} %" for name, share in found["cpu"].items())
-    print(f"steady, {count:,} stores; for each store and minute: {rates}; CPU: {shares}; {found['stores_mb']:.0f} MB")
+    print(
+        f"steady, {count:,} stores; for each store and minute: {rates}; CPU: {shares}; {found['stores_mb']:.0f} MB",
+        flush=True,
+    )
 
 
 def show_outage(found: Mapping[str, Any], count: int) -> None:
@@ -255,11 +274,12 @@ def main() -> int:
     parser.add_argument("--case", choices=list(cases), action="append", help="one of the two only")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--first", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
         logging.disable()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve_stores(args.stores, args.serve))
+            runner.run(serve_stores(args.stores, args.first, args.serve))
         return 0
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -65,6 +65,7 @@ async def one(nodes: int, directory: Path, probed: bool) -> None:
     begun, cpu = time.monotonic(), time.process_time()
     follower = await follow(1, directory / "kubeconfig", directory / "net-conf.json")
     took, cpu = time.monotonic() - begun, time.process_time() - cpu
+    follower.ask_for_life()
     assert len(follower.control.view.leases) == nodes
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
     _print({"start_s": took, "start_cpu_s": cpu, "bare_mb": bare, "most_mb": most, **probe.told()})

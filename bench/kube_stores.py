@@ -35,6 +35,10 @@ class Follower:
     prefix: str
     tasks: list[asyncio.Task[None]]
 
+    def ask_for_life(self) -> None:
+        """Begin with the signs of life, which a daemon asks for from the start; a thousand starting would miss them."""
+        self.tasks.append(asyncio.create_task(self.control.ping(self.store)))
+
     async def end(self) -> None:
         """End it as a daemon ends."""
         for task in self.tasks:
@@ -73,7 +77,7 @@ async def follow(number: int, kubeconfig: Path, conf: Path, prefix: str = flanne
         doubt=lambda: None,
         contested=lambda _: None,
     )
-    tasks = [asyncio.create_task(work) for work in (control.watch(store), control.ping(store))]
+    tasks = [asyncio.create_task(control.watch(store))]
     await control.synced.wait()
     return Follower(store, control, state, prefix, tasks)
 

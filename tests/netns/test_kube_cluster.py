@@ -198,7 +198,7 @@ def test_the_api_server_restarts_and_has_to_be_listed_again(cluster: KubeCluster
     for node in lab.daemons:
         node.wait_ready()
     wait_for(
-        lambda: sum("limit=" in request["url"] for request in server.requests()) >= len(lab.daemons),
+        lambda: sum("sendInitialEvents=" in request["url"] for request in server.requests()) >= len(lab.daemons),
         30,
         "everybody to list again",
     )

@@ -135,6 +135,9 @@ static void transport_checksums_are_told_apart(void)
 		uint32_t hit = ip.l4 + random_below(len - ip.l4 - 1);
 		uint8_t *field = packet + ip.l4 + ip_checksum_offset(&ip);
 
+		/* Of one packet in 65,536 the whole sum is the pseudo-header's too, and nothing can be told apart. */
+		if (load16(field) == (uint16_t)twin_pseudo(packet, len - ip.l4, spec.proto))
+			continue;
 		if (packet + hit < field || packet + hit > field + 1) {
 			/* One damaged byte outside the length fields, which the parser itself would refuse. */
 			if (!(spec.proto == proto_udp && (hit == ip.l4 + 4u || hit == ip.l4 + 5u)) &&

@@ -33,9 +33,10 @@ gone = 410
 forbidden = 403
 invalid = 422
 not_found = 404
-too_new = 504  # the server is not there yet, or not any more
+timed_out = 504
 unauthorized = 401
 _list_ends = "k8s.io/initial-events-end"
+_too_new = "Too large resource version"  # apiserver pkg/storage/errors.go; as old as the answer itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,11 @@ class Refused(StoreError):
     def __init__(self, code: int, text: str) -> None:
         super().__init__(text)
         self.code = code
+
+    @property
+    def is_too_new(self) -> bool:
+        """Whether the server has not got to the version that was asked for. A proxy's 504 says nothing of that."""
+        return self.code == timed_out and _too_new in str(self)
 
 
 class Silent(StoreError):

@@ -136,7 +136,7 @@ def _take(error: Refused, at: Position) -> None:
     """Take in what a refusal says of the server; what it says of us is raised."""
     if error.code == api.gone and at.version:
         at.version = ""
-    elif error.code == api.too_new and at.floor:
+    elif error.is_too_new and at.floor:
         at.version = at.floor = ""
     elif error.code in (api.invalid, api.forbidden) and at.streams and not at.version:
         at.streams = False  # who may not watch may list, and then at least begins with what there is
@@ -151,7 +151,7 @@ async def _resume(client: KubeClient, at: Position) -> None:
         try:
             found = (await client.node(anchor.name, anchor.version)).metadata
         except Refused as error:
-            if error.code == api.too_new:
+            if error.is_too_new:
                 at.floor = ""
             elif error.code != api.not_found:
                 raise

@@ -19,6 +19,8 @@ from dataplane.lab.kube.process import Server, first_token, service_account
 from dataplane.model import Lease, LeasePut, Snapshot
 from dataplane.stores import kube_watch
 from dataplane.stores.kube import KubeStore
+from dataplane.stores.kube_client import Refused
+from dataplane.stores.kube_objects import Node
 
 
 def urls(server: Server) -> list[str]:
@@ -293,6 +295,36 @@ def test_a_connection_that_broke_costs_no_list_and_skips_nothing(own_server: Ser
         ]
         assert 1 <= len(asked) <= 4
         assert {request["source"] for request in asked} == {"cache"}
+        await events.aclose()
+        await store.close()
+
+    run(work())
+
+
+def test_a_gateway_that_gives_up_makes_nobody_list(
+    own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its 504 is not the API server's, which says by one that it is not at our version."""
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path)
+        await store.acquire(vxlan, None)
+        events = store.watch()
+        await anext(events)
+        await events.aclose()
+        honest = store._client.node
+
+        async def gateway(*_: object) -> Node:
+            raise Refused(504, "GET /api/v1/nodes/us: the API server says 504: <html>Gateway Time-out</html>")
+
+        monkeypatch.setattr(store._client, "node", gateway)
+        assert "Gateway Time-out" in await fails_by(store)
+        monkeypatch.setattr(store._client, "node", honest)
+        events = store.watch()
+        await anext(events)
+        assert lists(server) == 1
         await events.aclose()
         await store.close()
 

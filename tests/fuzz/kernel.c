@@ -120,17 +120,33 @@ int __wrap_epoll_create1(int flags)
 	return kernel_wait_fd;
 }
 
+/* A queue that floods is to go to the bulk worker, which no thread runs here: it is refused there, and taken back. */
+static uint32_t handed_over = UINT32_MAX;
+
 int __wrap_epoll_ctl(int wait_fd, int operation, int fd, struct epoll_event *event)
 {
+	if (operation == EPOLL_CTL_DEL) {
+		REQUIRE(wait_fd == kernel_wait_fd && handed_over == UINT32_MAX);
+		for (handed_over = 0; watched[handed_over].fd != fd; handed_over++)
+			REQUIRE(handed_over < watched_used);
+		kernel->seen.handovers++;
+		return 0;
+	}
 	REQUIRE(operation == EPOLL_CTL_ADD && event->events == EPOLLIN);
 	errno = ENOSPC;
 	if (fd == kernel->unwatched_fd)
 		return -1;
 	if (wait_fd == kernel_bulk_wait_fd) {
-		REQUIRE(fd == kernel_stop_fd);
+		REQUIRE(fd == kernel_stop_fd || fd == watched[handed_over].fd);
+		return fd == kernel_stop_fd ? 0 : -1;
+	}
+	REQUIRE(wait_fd == kernel_wait_fd);
+	if (handed_over != UINT32_MAX) {
+		REQUIRE(fd == watched[handed_over].fd && event->data.u32 == watched[handed_over].data.u32);
+		handed_over = UINT32_MAX;
 		return 0;
 	}
-	REQUIRE(wait_fd == kernel_wait_fd && watched_used < 2 * kernel_queues + 1);
+	REQUIRE(watched_used < 2 * kernel_queues + 1);
 	watched[watched_used].fd = fd;
 	watched[watched_used++].data = event->data;
 	return 0;

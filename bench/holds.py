@@ -363,7 +363,9 @@ def _control(host: Host, state: NodeState, clock: WallClock) -> Control:
         return tun, RouteKeeper(plan, wanted, host, state, Direct.never, beside=state.devices[plan.name])
 
     plans = backend.plans(conf, own, interface="ul0", interface_mtu=1500, address=own_address, address6=None)
-    return Control(conf, own, backend, plans, keep=keep, state=state, clock=clock, doubt=lambda: None)
+    return Control(
+        conf, own, backend, plans, keep=keep, state=state, clock=clock, doubt=lambda: None, contested=lambda _: None
+    )
 
 
 def main() -> int:

@@ -329,3 +329,29 @@ def test_a_gateway_that_gives_up_makes_nobody_list(
         await store.close()
 
     run(work())
+
+
+def test_the_heartbeats_of_a_cluster_reach_nobody_behind_the_store(own_server: Server, tmp_path: Path) -> None:
+    """A Node's status changes all the time, and says nothing of its lease."""
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+    server.pull("fill", nodes=50, size=20_000, first=1)
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path, conf={"Network": "10.0.0.0/8", "Backend": {"Type": "vxlan"}})
+        await store.acquire(vxlan, None)
+        events = store.watch()
+        first = await anext(events)
+        assert isinstance(first, Snapshot)
+        assert len(first.leases) == 51
+        waiting = asyncio.ensure_future(anext(events))
+        before = server.version()
+        server.pull("heartbeat", every_s=0.5, seconds=2)
+        await comes_to(lambda: server.version() >= before + 100, "every Node's status to change twice")
+        assert not waiting.done()
+        two = peer(server, "two", 2)
+        assert await waiting == LeasePut(two)
+        await events.aclose()
+        await store.close()
+
+    run(work())

@@ -289,6 +289,22 @@ def test_a_directory_that_was_removed_is_told_and_not_made_anew(tmp_path: Path) 
     run(tmp_path, test)
 
 
+def test_a_watch_stands_for_as_long_as_the_file_is_followed(tmp_path: Path) -> None:
+    async def test(machine: Machine) -> None:
+        store = machine.store()
+        await store.acquire(node(1), None)
+        assert not store.stands
+        async with watching(store) as following:
+            await following()
+            assert store.stands
+            shutil.rmtree(machine.directory)
+            with pytest.raises(StoreError, match="was removed"):
+                await following()
+            assert not store.stands
+
+    run(tmp_path, test)
+
+
 def test_nobody_else_can_read_the_store(tmp_path: Path) -> None:
     """Who can read a file can lock it, and hold up every daemon."""
 

@@ -162,7 +162,8 @@ class KubeClient:
                 response = await stream.__aenter__()
             try:
                 if response.is_error:
-                    raise self._refused(request, response.status_code, await response.aread())
+                    async with asyncio.timeout(self._timing.call):
+                        raise self._refused(request, response.status_code, await response.aread())
                 self._forbidden_since = None
                 yield connected, Metadata(), msgspec.Raw()
                 async with aclosing(self._events(response, request)) as events:
@@ -177,14 +178,15 @@ class KubeClient:
     ) -> AsyncGenerator[tuple[str, Metadata, msgspec.Raw], None]:
         try:
             async with aclosing(_lines(response)) as lines:
-                async for line in lines:
+                # Of events, not of bytes: half a line is nothing.
+                while line := await asyncio.wait_for(anext(lines, b""), self._timing.silence):
                     event = msgspec.json.decode(line, type=WatchEvent)
                     if event.type == "ERROR":
                         raise self._refused(request, 0, bytes(event.object))
                     metadata = msgspec.json.decode(event.object, type=Marked).metadata
                     ends = event.type == "BOOKMARK" and _list_ends in (metadata.annotations or {})
                     yield listed if ends else event.type, metadata, event.object
-        except httpx2.ReadTimeout as error:
+        except (TimeoutError, httpx2.ReadTimeout) as error:
             await self._connections.renew()
             seconds = self._timing.silence
             raise Silent(
@@ -225,7 +227,7 @@ class KubeClient:
             if error.code == unauthorized:
                 await self._connections.renew()
             raise
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             reason = f"what the API server answered cannot be read: {printable(str(error))}"
             raise StoreError(f"{request}: {reason}") from error
         except (TimeoutError, httpx2.TimeoutException) as error:
@@ -239,7 +241,7 @@ class KubeClient:
         """Read the Status that stands for an error; not all that answers is an API server."""
         try:
             status = msgspec.json.decode(body, type=Status)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             status = Status()
         code = code or status.code
         text = printable(status.message or body[:200].decode("utf-8", "replace"))

@@ -34,6 +34,9 @@ from dataplane.stores.kube_objects import ListedNode, Metadata, Node
 
 breath = 200  # Nodes of a list between two turns of everything else in the daemon
 most_anchors = 4
+most_again = (
+    3  # times that a server's answer leads to another request at once: expired, not there yet, no lists in watches
+)
 shortest_watch_s = 1.0  # one that is over before is no watch: the next one waits
 
 
@@ -103,7 +106,9 @@ async def follow(
             await _resume(client, at)
         # A watch that goes on where an earlier one broke begins with what is known, as soon as there is a connection.
         owed = bool(at.version)
+        again = 0
         while True:
+            begun = now()
             changes = _watch(client, nodes, at, int(_drawn(spans.watch, random)), now() >= at.relist_at)
             try:
                 async with aclosing(changes) as found:
@@ -117,24 +122,29 @@ async def follow(
                             owed = False
                         for event in events or ():
                             yield event
-            except Refused as error:
+            except (Refused, _AnotherHistory) as error:
                 _take(error, at)
-            except _AnotherHistory:
-                at.version = at.floor = ""
+                again += 1
+                if again > most_again:
+                    raise
             except Silent:
                 at.silent, at.version = True, ""
                 raise
+            if now() - begun >= shortest_watch_s:
+                again = 0
     finally:
         at.stands = False
 
 
-class _AnotherHistory(Exception):
+class _AnotherHistory(StoreError):
     """The server's versions went back."""
 
 
-def _take(error: Refused, at: Position) -> None:
+def _take(error: Refused | _AnotherHistory, at: Position) -> None:
     """Take in what a refusal says of the server; what it says of us is raised."""
-    if error.code == api.gone and at.version:
+    if isinstance(error, _AnotherHistory):
+        at.version = at.floor = ""
+    elif error.code == api.gone and at.version:
         at.version = ""
     elif error.is_too_new and at.floor:
         at.version = at.floor = ""
@@ -187,14 +197,14 @@ async def _watch(
                 at.stands = not listing and not at.silent
                 if not listing:
                     yield []
+            elif not listing:
+                yield brought.change(kind, metadata, raw)
             elif kind == api.listed:
                 await brought.end_list(metadata)
                 listing = False
                 yield None
-            elif listing:
-                await brought.add(raw)
             else:
-                yield brought.change(kind, metadata, raw)
+                await brought.add(kind, metadata.name, raw)
     if not brought.something:
         raise Silent("watch nodes: the API server ended a watch that brought nothing, not even a bookmark")
     if time.monotonic() - begun < shortest_watch_s:
@@ -208,25 +218,27 @@ class _Brought:
         self.something = False
         self._nodes = nodes
         self._at = at
-        self._listed: list[Node] = []
+        self._listed: dict[str, Node] = {}
         self._replayed: dict[str, tuple[str, msgspec.Raw]] = {}  # the last change of each Node
 
-    async def add(self, raw: msgspec.Raw) -> None:
-        """Take in a Node of the list."""
-        self._listed.append(_node(raw, ListedNode))
+    async def add(self, kind: str, name: str, raw: msgspec.Raw) -> None:
+        """Take in a Node of the list, or what becomes of it before the list is complete."""
+        self._listed.pop(name, None)
+        if kind in ("ADDED", "MODIFIED"):
+            self._listed[name] = _node(raw, ListedNode)
         if len(self._listed) % breath == 0:
             await asyncio.sleep(0)
 
     async def end_list(self, metadata: Metadata) -> None:
         """Take in that the list is complete."""
         self._hear()
-        await _take_list(self._nodes, self._at, self._listed, metadata.resource_version)
-        self._listed = []
+        await _take_list(self._nodes, self._at, list(self._listed.values()), metadata.resource_version)
+        self._listed = {}
 
     def change(self, kind: str, metadata: Metadata, raw: msgspec.Raw) -> list[WatchEvent]:
         """Take in a change or a bookmark; return what to tell. Raises `_AnotherHistory`."""
         if _is_older(metadata.resource_version, self._at.version):
-            raise _AnotherHistory
+            raise _AnotherHistory("watch nodes: the versions of the API server went back")
         self._hear()
         self._replayed[metadata.name] = kind, raw
         if _number(metadata.resource_version) < self._at.replay_to:
@@ -266,7 +278,7 @@ def _drawn(seconds: float, random: Random) -> float:
 
 
 def _events(nodes: Nodes, at: Position, kind: str, raw: msgspec.Raw) -> list[WatchEvent]:
-    if kind == "BOOKMARK":
+    if kind in ("BOOKMARK", api.listed):
         return []
     node = _node(raw)
     match kind:
@@ -282,7 +294,7 @@ def _events(nodes: Nodes, at: Position, kind: str, raw: msgspec.Raw) -> list[Wat
 def _node(raw: msgspec.Raw, kind: type[Node] = Node) -> Node:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise StoreError(f"watch nodes: what the API server sent cannot be read: {error}") from error
 
 
@@ -292,5 +304,5 @@ def _is_older(version: str, than: str) -> bool:
 
 
 def _number(version: str) -> int:
-    """Return a version as a number; -1: it is none."""
-    return int(version) if version.isascii() and version.isdigit() else -1
+    """Return a version as a number; -1: it is none (they have 64 bits)."""
+    return int(version) if version.isascii() and version.isdigit() and len(version) <= 20 else -1

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from kube_places import quick, run, short, store_of, until, vxlan
 from test_kube_watch import held, lists, peer, watches
@@ -17,10 +19,11 @@ from dataplane.lab.commands import wait_for
 from dataplane.lab.kube.access import Rule, admin
 from dataplane.lab.kube.process import Server, first_token, service_account
 from dataplane.model import Lease, LeasePut, Snapshot
+from dataplane.stores import kube_client as api
 from dataplane.stores import kube_watch
 from dataplane.stores.kube import KubeStore
 from dataplane.stores.kube_client import Refused
-from dataplane.stores.kube_objects import Node
+from dataplane.stores.kube_objects import Metadata, Node
 
 
 def urls(server: Server) -> list[str]:
@@ -352,6 +355,86 @@ def test_the_heartbeats_of_a_cluster_reach_nobody_behind_the_store(own_server: S
         two = peer(server, "two", 2)
         assert await waiting == LeasePut(two)
         await events.aclose()
+        await store.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("way", ["event", "status"])
+def test_a_server_that_forgets_at_once_is_not_stormed(own_server: Server, tmp_path: Path, way: str) -> None:
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path)
+        await store.acquire(vxlan, None)
+        store._client.watch = _refusing(410)  # type: ignore[method-assign]
+        if way == "status":
+            store._at.streams = False
+        assert "says 410" in await fails_by(store)
+        assert lists(server) <= 4
+        await store.close()
+
+    run(work())
+
+
+def _refusing(code: int) -> Any:
+    async def watch(*_: object, **__: object) -> AsyncGenerator[object, None]:
+        raise Refused(code, f"watch nodes: the API server says {code}: too old resource version: 1 (2)")
+        yield
+
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("kind", "document", "left"),
+    [
+        ("BOOKMARK", {"metadata": {"resourceVersion": "900", "annotations": {"k8s.io/initial-events-end": "true"}}}, 2),
+        ("BOOKMARK", {"metadata": {"resourceVersion": "9" * 5000}}, 2),
+        ("DELETED", {"metadata": {"name": "two", "resourceVersion": "901"}}, 1),
+    ],
+)
+def test_odd_events_lose_nothing(
+    own_server: Server, tmp_path: Path, kind: str, document: dict[str, Any], left: int
+) -> None:
+    """The end of a list that is none; a version that is none; a plain deletion."""
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path)
+        await store.acquire(vxlan, None)
+        peer(server, "two", 2)
+        nodes = await store._all()
+        at = kube_watch.Position()
+        listed, version = await store._client.nodes("")
+        await kube_watch._take_list(nodes, at, list(listed), version)
+        metadata = msgspec.convert(document["metadata"], Metadata)
+        ends = "annotations" in document["metadata"]
+        kube_watch._Brought(nodes, at).change(
+            api.listed if ends else kind, metadata, msgspec.Raw(json.dumps(document).encode())
+        )
+        assert len(nodes.snapshot().leases) == left
+        await store.close()
+
+    run(work())
+
+
+def test_half_a_line_is_no_sign_of_life(own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def trickle(_: object) -> AsyncGenerator[bytes, None]:
+        while True:
+            await asyncio.sleep(0.05)
+            if asyncio.current_task() is None:
+                yield b""
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path, timing=replace(quick, silence=0.5))
+        await store.acquire(vxlan, None)
+        monkeypatch.setattr(api, "_lines", trickle)
+        assert "nothing came for 0.5 s" in await fails_by(store)
         await store.close()
 
     run(work())

@@ -27,6 +27,7 @@ from dataplane.stores.kube_objects import Marked, Metadata, Node, NodeList, Pod,
 Answer = TypeVar("Answer")
 
 page_size = 200  # Nodes; some ten kilobytes each, but up to 260, and a page is decoded in one go
+longest_line = 16 << 20  # of a watch; an object has 1.5 MB at most (etcd --max-request-bytes), with its escapes
 connected, listed = "CONNECTED", "LISTED"  # beside the API's own types of events
 any_version = "0"  # whatever the server's cache has; no question to etcd
 gone = 410
@@ -59,11 +60,12 @@ class Timing:
 
 
 class Refused(StoreError):
-    """The API server answered with an error; `code` is HTTP's."""
+    """The API server answered with an error; `code` is HTTP's. `within`: by an event of a watch that it had taken."""
 
-    def __init__(self, code: int, text: str) -> None:
+    def __init__(self, code: int, text: str, *, within: bool = False) -> None:
         super().__init__(text)
         self.code = code
+        self.within = within
 
     @property
     def is_too_new(self) -> bool:
@@ -119,7 +121,7 @@ class KubeClient:
         params = {"limit": str(page_size), **_not_older(floor)}
         while True:
             page = await self._call("GET", "/api/v1/nodes", NodeList, params=params, limit_s=self._timing.page)
-            nodes += page.items
+            nodes += page.items or ()
             if not page.metadata.continue_:
                 return nodes, page.metadata.resource_version
             params = {"limit": str(page_size), "continue": page.metadata.continue_}
@@ -243,6 +245,7 @@ class KubeClient:
             status = msgspec.json.decode(body, type=Status)
         except (msgspec.MsgspecError, RecursionError):
             status = Status()
+        within = not code
         code = code or status.code
         text = printable(status.message or body[:200].decode("utf-8", "replace"))
         if code == forbidden:
@@ -252,7 +255,7 @@ class KubeClient:
                 text += "; a server that has just started refuses for some seconds what it will allow"
             else:
                 text += f"; our ClusterRole must allow to {_right(request)}"
-        return Refused(code, f"{request}: the API server says {code}: {text}")
+        return Refused(code, f"{request}: the API server says {code}: {text}", within=within)
 
 
 def _not_older(floor: str) -> dict[str, str]:
@@ -278,6 +281,8 @@ async def _lines(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
     async for piece in response.aiter_bytes():
         rest += piece
         if b"\n" not in piece:
+            if len(rest) > longest_line:
+                raise StoreError(f"watch nodes: an event has more than {longest_line} bytes")
             continue
         *lines, last = bytes(rest).split(b"\n")
         rest = bytearray(last)

@@ -99,10 +99,11 @@ class Connections:
             await pool.http.aclose()
 
     async def _look(self) -> None:
-        if self._pool is None or time.monotonic() < self._look_at:
+        pool = self._pool
+        if pool is None or time.monotonic() < self._look_at:
             return
         self._look_at = time.monotonic() + self._look_s
-        if await asyncio.to_thread(_stamp, self._pool.files) != self._pool.stamp:
+        if await asyncio.to_thread(_stamp, pool.files) != pool.stamp and pool is self._pool:
             await self.renew()
 
 

@@ -68,7 +68,7 @@ class NodeList(msgspec.Struct):
     """A page of Nodes."""
 
     metadata: ListMetadata
-    items: list[ListedNode]
+    items: list[ListedNode] | None = None
 
 
 class PodSpec(msgspec.Struct, rename="camel"):

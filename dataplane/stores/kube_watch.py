@@ -2,8 +2,8 @@
 
 What must stay true: no change is skipped for good, whatever the server does, and no server is asked for a list that need not be.
 - Lists come from the server's cache: streamed by a watch where the server knows that, else in pages.
-- A connection that broke goes on where it was, without a list: ten thousand daemons that list after a restart of the
-  API server would keep it down. Versions alone do not tell whether there the server's history is still ours: etcd may have been put
+- A connection that broke goes on where it was, without a list: ten thousand daemons that list at once would keep an API server
+  down. Versions alone do not tell whether there the server's history is still ours: etcd may have been put
   back from a backup, and new writes may have passed our version since. So we go on from the newest change that the server still has
   as we saw it (`_resume`); where it has none of the last few, or is not at our version any more, we list.
 - The version is too old (410, as an answer or as an event): list again.
@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
 
@@ -37,6 +37,7 @@ most_anchors = 4
 most_again = (
     3  # times that a server's answer leads to another request at once: expired, not there yet, no lists in watches
 )
+longest_list_s = 300.0
 shortest_watch_s = 1.0  # one that is over before is no watch: the next one waits
 
 
@@ -55,11 +56,12 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """A Node as the server had it at some version."""
+    """A Node as the server had it at some version; `gone`: it was deleted then."""
 
     name: str
     uid: str
     version: str
+    gone: bool = False
 
 
 @dataclass(slots=True)
@@ -73,6 +75,7 @@ class Position:
         anchors: the Nodes that changed last, the newest last.
         replay_to: changes up to this version may be ones that we know already; they are taken in together.
         streams: the server streams lists, as far as we know.
+        forbidden: the last streamed list was refused: who may not watch may list, and then at least begins with what there is.
         silent: the last watch brought nothing.
         stands: the server has taken a watch, and nothing speaks against its bringing changes.
     """
@@ -83,6 +86,7 @@ class Position:
     anchors: list[Anchor] = field(default_factory=list)
     replay_to: int = 0
     streams: bool = True
+    forbidden: bool = False
     silent: bool = False
     stands: bool = False
 
@@ -90,10 +94,10 @@ class Position:
         """Go on from here."""
         self.version = self.floor = version
 
-    def saw(self, metadata: Metadata) -> None:
-        """Take in that a Node is like this now."""
+    def saw(self, metadata: Metadata, *, gone: bool = False) -> None:
+        """Take in that a Node is like this now, or has been deleted."""
         self.anchors = [anchor for anchor in self.anchors if anchor.name != metadata.name]
-        self.anchors.append(Anchor(metadata.name, metadata.uid, metadata.resource_version))
+        self.anchors.append(Anchor(metadata.name, metadata.uid, metadata.resource_version, gone))
         del self.anchors[:-most_anchors]
 
 
@@ -148,8 +152,12 @@ def _take(error: Refused | _AnotherHistory, at: Position) -> None:
         at.version = ""
     elif error.is_too_new and at.floor:
         at.version = at.floor = ""
-    elif error.code in (api.invalid, api.forbidden) and at.streams and not at.version:
-        at.streams = False  # who may not watch may list, and then at least begins with what there is
+    elif error.code == api.invalid and at.streams and not at.version:
+        at.streams = False
+    elif error.code == api.forbidden and not at.forbidden and not at.version:
+        at.forbidden = True
+    elif error.within and at.version:
+        at.version = ""  # it may fail in this place again
     else:
         raise error
 
@@ -165,7 +173,11 @@ async def _resume(client: KubeClient, at: Position) -> None:
                 at.floor = ""
             elif error.code != api.not_found:
                 raise
+            elif anchor.gone:
+                continue
             break
+        if anchor.gone and found.uid == anchor.uid:
+            break  # not deleted here
         if (found.uid, found.resource_version) == (anchor.uid, anchor.version):
             at.version = anchor.version
             return
@@ -183,8 +195,10 @@ async def _watch(
     """Yield None after each list, and the events of each change, for so many seconds."""
     begun = time.monotonic()
     listing = relist or not at.version
-    if listing and (at.silent or not at.streams):
-        await _take_list(nodes, at, *await client.nodes(at.floor))
+    if listing and (at.silent or at.forbidden or not at.streams):
+        async with _bounded():
+            found = await client.nodes(at.floor)
+        await _take_list(nodes, at, *found)
         yield None
         listing = False
     brought = _Brought(nodes, at)
@@ -194,7 +208,8 @@ async def _watch(
     async with aclosing(client.watch(version, seconds, with_list=listing)) as changes:
         async for kind, metadata, raw in changes:
             if kind == api.connected:
-                at.stands = not listing and not at.silent
+                # A list that is only due takes its time, and nothing is wrong meanwhile.
+                at.stands = (at.stands or not listing) and not at.silent
                 if not listing:
                     yield []
             elif not listing:
@@ -203,11 +218,14 @@ async def _watch(
                 await brought.end_list(metadata)
                 listing = False
                 yield None
+            elif time.monotonic() - begun > longest_list_s:
+                raise StoreError(f"watch nodes: the list does not end within {longest_list_s:g} s")
             else:
                 await brought.add(kind, metadata.name, raw)
-    if not brought.something:
+    lasted = time.monotonic() - begun
+    if not brought.something and lasted > seconds - 2:  # a bookmark is due before the end
         raise Silent("watch nodes: the API server ended a watch that brought nothing, not even a bookmark")
-    if time.monotonic() - begun < shortest_watch_s:
+    if lasted < shortest_watch_s or not brought.something:
         raise StoreError("watch nodes: the API server ended the watch at once")
 
 
@@ -240,6 +258,7 @@ class _Brought:
         if _is_older(metadata.resource_version, self._at.version):
             raise _AnotherHistory("watch nodes: the versions of the API server went back")
         self._hear()
+        self._replayed.pop(metadata.name, None)  # in the order of the last changes
         self._replayed[metadata.name] = kind, raw
         if _number(metadata.resource_version) < self._at.replay_to:
             return []
@@ -250,7 +269,16 @@ class _Brought:
 
     def _hear(self) -> None:
         self.something = self._at.stands = True
-        self._at.silent = False
+        self._at.silent = self._at.forbidden = False
+
+
+@asynccontextmanager
+async def _bounded() -> AsyncGenerator[None, None]:
+    try:
+        async with asyncio.timeout(longest_list_s):
+            yield
+    except TimeoutError as error:
+        raise StoreError(f"list nodes: it does not end within {longest_list_s:g} s") from error
 
 
 async def _take_list(nodes: Nodes, at: Position, listed: list[Node], version: str) -> None:
@@ -286,7 +314,7 @@ def _events(nodes: Nodes, at: Position, kind: str, raw: msgspec.Raw) -> list[Wat
             at.saw(node.metadata)
             return nodes.put(node)
         case "DELETED":
-            at.anchors = [anchor for anchor in at.anchors if anchor.name != node.metadata.name]
+            at.saw(node.metadata, gone=True)
             return nodes.delete(node.metadata.name)
     raise StoreError(f"watch nodes: the API server sent an event of the unknown type {kind!r}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dataplane.errors import StoreError
 from dataplane.lab.commands import wait_for
 from dataplane.lab.kube.access import Rule, admin
 from dataplane.lab.kube.process import Server, first_token, service_account
-from dataplane.model import Lease, LeasePut, Snapshot
+from dataplane.model import Lease, LeaseGone, LeasePut, Snapshot
 from dataplane.stores import kube_client as api
 from dataplane.stores import kube_watch
 from dataplane.stores.kube import KubeStore
@@ -435,6 +436,106 @@ def test_half_a_line_is_no_sign_of_life(own_server: Server, tmp_path: Path, monk
         await store.acquire(vxlan, None)
         monkeypatch.setattr(api, "_lines", trickle)
         assert "nothing came for 0.5 s" in await fails_by(store)
+        await store.close()
+
+    run(work())
+
+
+@pytest.mark.parametrize("past", [0, 10_000])
+def test_a_deletion_that_a_backup_undoes_is_undone_here(own_server: Server, tmp_path: Path, past: int) -> None:
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path, spans=short)
+        own = await store.acquire(vxlan, None)
+        two, three = peer(server, "two", 2), peer(server, "three", 3)
+        events = store.watch()
+        await anext(events)
+        backup = server.snapshot()
+        server.delete_node("two")
+        assert await anext(events) == LeaseGone(two.key)
+        server.kill()
+        with pytest.raises(StoreError):
+            await anext(events)
+        server.restore(backup, past=past)
+        async for event in store.watch():
+            if isinstance(event, Snapshot) and held(*event.leases) == held(own, two, three):
+                break
+        await store.close()
+
+    run(work())
+
+
+def test_a_deletion_costs_no_list_when_the_connection_breaks(own_server: Server, tmp_path: Path) -> None:
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path)
+        await store.acquire(vxlan, None)
+        two, _ = peer(server, "two", 2), peer(server, "three", 3)
+        events = store.watch()
+        await anext(events)
+        server.delete_node("two")
+        assert await anext(events) == LeaseGone(two.key)
+        await events.aclose()
+        events = store.watch()
+        first = await anext(events)
+        assert isinstance(first, Snapshot)
+        four = peer(server, "four", 4)
+        assert await anext(events) == LeasePut(four)
+        assert lists(server) == 1
+        await events.aclose()
+        await store.close()
+
+    run(work())
+
+
+def test_a_quiet_watch_that_a_gateway_ends_early_is_a_broken_connection(own_server: Server, tmp_path: Path) -> None:
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path)
+        await store.acquire(vxlan, None)
+        events = store.watch()
+        await anext(events)
+        await events.aclose()
+        honest = store._client.watch
+
+        async def ended(*given: Any, **named: Any) -> AsyncGenerator[Any, None]:
+            async with aclosing(honest(*given, **named)) as watch:
+                yield await anext(watch)
+
+        store._client.watch = ended  # type: ignore[method-assign]
+        for _ in range(3):
+            assert "ended the watch at once" in await fails_by(store)
+        assert lists(server) == 1
+        await store.close()
+
+    run(work())
+
+
+def test_a_due_list_that_takes_long_is_nothing_wrong(own_server: Server, tmp_path: Path) -> None:
+    server = own_server
+    server.add_node("us", "10.244.1.0/24")
+
+    async def work() -> None:
+        store = store_of(server, "us", tmp_path, spans=replace(short, relist=0.0))
+        await store.acquire(vxlan, None)
+        events = store.watch()
+        await anext(events)
+        server.pull("delay", verb="watch", prefix="/api/v1/nodes", seconds=2)
+        waiting = asyncio.ensure_future(anext(events))
+        stood = []
+        while not waiting.done():
+            stood.append(store.stands)
+            await asyncio.sleep(0.05)
+        assert len(stood) > 20
+        assert all(stood)
+        assert isinstance(waiting.result(), Snapshot)
+        await events.aclose()
         await store.close()
 
     run(work())

@@ -26,7 +26,8 @@ from dataplane.stores.kube_annotations import Facts, born_of, facts_of, own_addr
 from dataplane.stores.kube_client import KubeClient, Refused, Timing, not_found
 from dataplane.stores.kube_condition import condition_type
 from dataplane.stores.kube_nodes import Nodes, Own
-from dataplane.stores.kube_watch import Position, Spans, follow
+from dataplane.stores.kube_position import Position
+from dataplane.stores.kube_watch import Spans, follow
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ What must stay true: no change is skipped for good, whatever the server does, an
 - A connection that broke goes on where it was, without a list: ten thousand daemons that list at once would keep an API server
   down. Versions alone do not tell whether there the server's history is still ours: etcd may have been put
   back from a backup, and new writes may have passed our version since. So we go on from the newest change that the server still has
-  as we saw it (`_resume`); where it has none of the last few, or is not at our version any more, we list.
+  as we saw it (kube_position.py); where it has none of the last few, or is not at our version any more, we list.
 - The version is too old (410, as an answer or as an event): list again.
 - A watch that brings nothing is none: a bookmark is due every minute and at the end of each.
 - A version that goes back means another history.
@@ -18,7 +18,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 
 import msgspec
@@ -31,9 +31,9 @@ from dataplane.stores import kube_client as api
 from dataplane.stores.kube_client import KubeClient, Refused, Silent
 from dataplane.stores.kube_nodes import Nodes
 from dataplane.stores.kube_objects import ListedNode, Metadata, Node
+from dataplane.stores.kube_position import Position, is_older, most_anchors, number, resume
 
 breath = 200  # Nodes of a list between two turns of everything else in the daemon
-most_anchors = 4
 most_again = (
     3  # times that a server's answer leads to another request at once: expired, not there yet, no lists in watches
 )
@@ -54,60 +54,13 @@ class Spans:
     relist: float = 1800.0
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """A Node as the server had it at some version; `gone`: it was deleted then."""
-
-    name: str
-    uid: str
-    version: str
-    gone: bool = False
-
-
-@dataclass(slots=True)
-class Position:
-    """Where a watch goes on; kept over the failures of watches.
-
-    Attributes:
-        version: that we are at; "" for none, to begin with a list.
-        floor: the least version that a list may have; "" for the present one.
-        relist_at: time of the next list.
-        anchors: the Nodes that changed last, the newest last.
-        replay_to: changes up to this version may be ones that we know already; they are taken in together.
-        streams: the server streams lists, as far as we know.
-        forbidden: the last streamed list was refused: who may not watch may list, and then at least begins with what there is.
-        silent: the last watch brought nothing.
-        stands: the server has taken a watch, and nothing speaks against its bringing changes.
-    """
-
-    version: str = ""
-    floor: str = api.any_version
-    relist_at: float = 0.0
-    anchors: list[Anchor] = field(default_factory=list)
-    replay_to: int = 0
-    streams: bool = True
-    forbidden: bool = False
-    silent: bool = False
-    stands: bool = False
-
-    def at(self, version: str) -> None:
-        """Go on from here."""
-        self.version = self.floor = version
-
-    def saw(self, metadata: Metadata, *, gone: bool = False) -> None:
-        """Take in that a Node is like this now, or has been deleted."""
-        self.anchors = [anchor for anchor in self.anchors if anchor.name != metadata.name]
-        self.anchors.append(Anchor(metadata.name, metadata.uid, metadata.resource_version, gone))
-        del self.anchors[:-most_anchors]
-
-
 async def follow(
     client: KubeClient, nodes: Nodes, at: Position, spans: Spans, random: Random, now: Callable[[], float]
 ) -> AsyncGenerator[WatchEvent, None]:
     """Yield a Snapshot, then every change in order; ends only by cancellation or `StoreError`."""
     try:
         if at.version:
-            await _resume(client, at)
+            await resume(client, at)
         # A watch that goes on where an earlier one broke begins with what is known, as soon as there is a connection.
         owed = bool(at.version)
         again = 0
@@ -160,33 +113,6 @@ def _take(error: Refused | _AnotherHistory, at: Position) -> None:
         at.version = ""  # it may fail in this place again
     else:
         raise error
-
-
-async def _resume(client: KubeClient, at: Position) -> None:
-    """Go back to the newest change that the server has as we saw it; without one, list."""
-    at.replay_to = 0
-    for anchor in reversed(at.anchors):
-        try:
-            found = (await client.node(anchor.name, anchor.version)).metadata
-        except Refused as error:
-            if error.is_too_new:
-                at.floor = ""
-            elif error.code != api.not_found:
-                raise
-            elif anchor.gone:
-                continue
-            break
-        if anchor.gone and found.uid == anchor.uid:
-            break  # not deleted here
-        if (found.uid, found.resource_version) == (anchor.uid, anchor.version):
-            at.version = anchor.version
-            return
-        if _is_older(found.resource_version, anchor.version):
-            break
-        # It changed since, here or in another history: the change is to come, after those between the next anchor and this.
-        at.replay_to = max(at.replay_to, _number(found.resource_version))
-    at.version = ""
-    at.replay_to = 0
 
 
 async def _watch(
@@ -255,12 +181,12 @@ class _Brought:
 
     def change(self, kind: str, metadata: Metadata, raw: msgspec.Raw) -> list[WatchEvent]:
         """Take in a change or a bookmark; return what to tell. Raises `_AnotherHistory`."""
-        if _is_older(metadata.resource_version, self._at.version):
+        if is_older(metadata.resource_version, self._at.version):
             raise _AnotherHistory("watch nodes: the versions of the API server went back")
         self._hear()
         self._replayed.pop(metadata.name, None)  # in the order of the last changes
         self._replayed[metadata.name] = kind, raw
-        if _number(metadata.resource_version) < self._at.replay_to:
+        if number(metadata.resource_version) < self._at.replay_to:
             return []
         self._at.at(metadata.resource_version)
         told = [event for change in self._replayed.values() for event in _events(self._nodes, self._at, *change)]
@@ -284,7 +210,7 @@ async def _bounded() -> AsyncGenerator[None, None]:
 async def _take_list(nodes: Nodes, at: Position, listed: list[Node], version: str) -> None:
     """Take in a list."""
     at.anchors = []
-    newest = sorted(listed, key=lambda node: _number(node.metadata.resource_version))[-most_anchors:]
+    newest = sorted(listed, key=lambda node: number(node.metadata.resource_version))[-most_anchors:]
     for node in newest:
         at.saw(node.metadata)
     at.replay_to = 0
@@ -295,9 +221,9 @@ async def _take_list(nodes: Nodes, at: Position, listed: list[Node], version: st
 async def _replace(nodes: Nodes, listed: list[Node]) -> None:
     async for name in paced(nodes.others({node.metadata.name for node in listed})):
         nodes.delete(name)
-    for number, node in enumerate(settling(listed), 1):
+    for count, node in enumerate(settling(listed), 1):
         nodes.put(node)
-        if number % breath == 0:
+        if count % breath == 0:
             await asyncio.sleep(0)
 
 
@@ -324,13 +250,3 @@ def _node(raw: msgspec.Raw, kind: type[Node] = Node) -> Node:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise StoreError(f"watch nodes: what the API server sent cannot be read: {error}") from error
-
-
-def _is_older(version: str, than: str) -> bool:
-    """Whether a version goes back. They are numbers of one sequence (Kubernetes 1.35 says so; all servers so far do)."""
-    return 0 <= _number(version) < _number(than)
-
-
-def _number(version: str) -> int:
-    """Return a version as a number; -1: it is none (they have 64 bits)."""
-    return int(version) if version.isascii() and version.isdigit() and len(version) <= 20 else -1

@@ -25,6 +25,7 @@ from dataplane.stores import kube_watch
 from dataplane.stores.kube import KubeStore
 from dataplane.stores.kube_client import Refused
 from dataplane.stores.kube_objects import Metadata, Node
+from dataplane.stores.kube_position import Position
 
 
 def urls(server: Server) -> list[str]:
@@ -407,7 +408,7 @@ def test_odd_events_lose_nothing(
         await store.acquire(vxlan, None)
         peer(server, "two", 2)
         nodes = await store._all()
-        at = kube_watch.Position()
+        at = Position()
         listed, version = await store._client.nodes("")
         await kube_watch._take_list(nodes, at, list(listed), version)
         metadata = msgspec.convert(document["metadata"], Metadata)

@@ -180,8 +180,7 @@ class KubeClient:
     ) -> AsyncGenerator[tuple[str, Metadata, msgspec.Raw], None]:
         try:
             async with aclosing(_lines(response)) as lines:
-                # Of events, not of bytes: half a line is nothing.
-                while line := await asyncio.wait_for(anext(lines, b""), self._timing.silence):
+                while line := await self._next(lines):
                     event = msgspec.json.decode(line, type=WatchEvent)
                     if event.type == "ERROR":
                         raise self._refused(request, 0, bytes(event.object))
@@ -195,6 +194,11 @@ class KubeClient:
                 f"{request}: nothing came for {seconds:g} s, not even the bookmark that is due every minute; something between "
                 "the API server and here may keep it back"
             ) from error
+
+    async def _next(self, lines: AsyncGenerator[bytes, None]) -> bytes:
+        """Return the next line, b"" after the last one. Silence is of events, not of bytes: half a line is nothing."""
+        async with asyncio.timeout(self._timing.silence):
+            return await anext(lines, b"")
 
     async def close(self) -> None:
         """Close all connections."""

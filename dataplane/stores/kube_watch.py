@@ -34,6 +34,7 @@ from dataplane.stores.kube_objects import ListedNode, Metadata, Node
 from dataplane.stores.kube_position import Position, is_older, most_anchors, number, resume
 
 breath = 200  # Nodes of a list between two turns of everything else in the daemon
+streamed_breath = 50  # the same of a streamed list, in which each is decoded on its way
 most_again = (
     3  # times that a server's answer leads to another request at once: expired, not there yet, no lists in watches
 )
@@ -170,7 +171,7 @@ class _Brought:
         self._listed.pop(name, None)
         if kind in ("ADDED", "MODIFIED"):
             self._listed[name] = _node(raw, ListedNode)
-        if len(self._listed) % breath == 0:
+        if len(self._listed) % streamed_breath == 0:
             await asyncio.sleep(0)
 
     async def end_list(self, metadata: Metadata) -> None:

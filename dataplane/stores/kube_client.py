@@ -46,7 +46,7 @@ class Timing:
 
     Attributes:
         call: that one request may take, and a watch to be taken.
-        page: the same for a page of a list, or a list that is streamed.
+        page: the same for a page of a list.
         silence: in which a watch may bring nothing, bookmarks neither; one is due every minute (kube-apiserver, cacher.go).
         settle: in which a server that has just started may refuse what it will allow: it does not know its RBAC rules yet.
         look: between two looks at the files with credentials.

@@ -38,7 +38,7 @@ streamed_breath = 50  # the same of a streamed list, in which each is decoded on
 most_again = (
     3  # times that a server's answer leads to another request at once: expired, not there yet, no lists in watches
 )
-longest_list_s = 300.0
+longest_list_s = 300.0  # of all its pages, or its whole stream
 shortest_watch_s = 1.0  # one that is over before is no watch: the next one waits
 
 

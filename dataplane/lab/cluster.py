@@ -71,7 +71,6 @@ class Lab:
         etcd: str = "",
         kube: Server | None = None,
     ) -> None:
-        self.conf = conf
         self.nodes: list[Node] = []
         self.mtu = mtu
         self._options = (*options, f"--etcd-endpoints={etcd}") if etcd else options
@@ -79,7 +78,7 @@ class Lab:
         self.directory = Path(tempfile.mkdtemp(prefix="dataplane-", dir="/run"))
         self.lease_dir = self.directory / "leases"
         self.net_conf_path = self.directory / "net-conf.json"
-        self.net_conf_path.write_text(json.dumps(conf))
+        self.configure(conf)
         self._kube = kube
         if kube is not None:
             kubeconfig = kube.kubeconfig(self.directory / "kubeconfig")
@@ -93,6 +92,14 @@ class Lab:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def configure(self, conf: Mapping[str, Any]) -> None:
+        """Put another network configuration in place, for daemons that start from now on; the lab's own watch reads
+        the file whenever it begins, so nobody may see half of it."""
+        self.conf = conf
+        new = self.net_conf_path.with_suffix(".new")
+        new.write_text(json.dumps(conf))
+        new.replace(self.net_conf_path)
 
     @property
     def pods(self) -> list[Pod]:

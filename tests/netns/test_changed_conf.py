@@ -175,7 +175,7 @@ def test_nothing_of_the_way_before_stays() -> None:
         for turn, (before, after) in enumerate(pairwise(tour)):
             old, new, step = ways[before], ways[after], f"{before} to {after}"
             near, far = lab.daemons if turn % 2 else lab.daemons[::-1]
-            lab.net_conf_path.write_text(json.dumps(net_conf(new.backend, ipv6=True, options=new.options)))
+            lab.configure(net_conf(new.backend, ipv6=True, options=new.options))
             log = restart(near, new)
             if old.wire == new.wire:
                 pods_reach_each_other(lab, f"{step}, one node of two")

@@ -6,7 +6,6 @@ true: mounts, capabilities and arguments are read from the manifest, so that it 
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -85,8 +84,7 @@ def test_the_daemon_works_with_what_the_pod_has(tmp_path: Path, datapath: str, t
     (container,) = pod["containers"]
     with KubeCluster(tmp_path, "vxlan", ipv6=True) as cluster:
         server, lab = cluster.server, cluster.lab
-        conf = json.loads(lab.net_conf_path.read_text())
-        lab.net_conf_path.write_text(json.dumps({**conf, "EnableNFTables": tables == "nftables"}))
+        lab.configure({**lab.conf, "EnableNFTables": tables == "nftables"})
         account.mkdir(parents=True, exist_ok=True)
         (account / "ca.crt").write_bytes(server.certificate.read_bytes())
         (account / "namespace").write_text("flannel-dataplane")

@@ -34,7 +34,7 @@ $(VENV)/.built: $(VENV)/.packages $(SOURCES)
 	@touch $@
 
 gen: build build/tools/helm ## make anew what is generated and committed: etcd_pb2.py, deploy/kubernetes/dataplane.yml (tests tell when one is not current)
-	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. dataplane/stores/etcd.proto
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. dataplane/stores/etcd/etcd.proto
 	@bash tools/manifest.sh > build/manifest.yml && mv build/manifest.yml deploy/kubernetes/dataplane.yml
 
 build/tools/helm: tools/helm.py $(VENV)/.packages

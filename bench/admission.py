@@ -32,15 +32,15 @@ from statistics import median, quantiles
 
 from pyroute2 import IPRoute
 
-from dataplane.control import senders
-from dataplane.control.senders import Mechanism
-from dataplane.host import ingress
-from dataplane.host.admission import Admission
-from dataplane.host.admission_checks import Guarded
-from dataplane.host.count_programs import Departing
-from dataplane.host.passing import Departures
-from dataplane.host.senders_iptables import IptablesSenders
-from dataplane.host.senders_nft import NftSenders
+from dataplane.host.admission import ingress
+from dataplane.host.admission.checks import Guarded
+from dataplane.host.admission.device_filter import Admission
+from dataplane.host.admission.senders_iptables import IptablesSenders
+from dataplane.host.admission.senders_nft import NftSenders
+from dataplane.host.losses.count_programs import Departing
+from dataplane.host.losses.passing import Departures
+from dataplane.keepers import senders
+from dataplane.keepers.senders import Mechanism
 from dataplane.lab import enclosure
 from dataplane.lab.bench.contestants import Contestant
 from dataplane.lab.bench.stats import ratio_interval

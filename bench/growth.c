@@ -180,7 +180,7 @@ static void open_sink(void)
 	}
 }
 
-/* Without DF, as the daemon's (dataplane/host/sockets.py). */
+/* Without DF, as the daemon's (dataplane/host/edges/sockets.py). */
 static int open_source(void)
 {
 	int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0), how = IP_PMTUDISC_DONT;

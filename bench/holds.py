@@ -32,17 +32,17 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import uvloop
 
-from dataplane import collector, core
+from dataplane import core
 from dataplane.backends import DevicePlan, Plan, from_conf
-from dataplane.control.device import TunDevice
-from dataplane.control.keeper import Keeper
-from dataplane.control.loop import Control
-from dataplane.control.peer_routes import Direct
-from dataplane.control.renew import Renewer, WallClock
-from dataplane.control.route_keeper import RouteKeeper
-from dataplane.control.tun_keeper import TunKeeper
+from dataplane.daemon.control import Control
 from dataplane.host.netlink import Host
+from dataplane.keepers.base import Keeper
+from dataplane.keepers.device import TunDevice
+from dataplane.keepers.peer_routes import Direct
+from dataplane.keepers.routes import RouteKeeper
+from dataplane.keepers.tun import TunKeeper
 from dataplane.lab import enclosure
+from dataplane.leases.renewal import Renewer, WallClock
 from dataplane.model import (
     IPNetwork,
     Lease,
@@ -60,7 +60,8 @@ from dataplane.observe.metrics import render
 from dataplane.observe.notify import notify
 from dataplane.observe.state import NodeState
 from dataplane.observe.status import document
-from dataplane.pieces import in_turns
+from dataplane.runtime import collector
+from dataplane.runtime.pieces import in_turns
 
 base = int(IPv4Address("8.0.0.0"))
 own_address = IPv4Address("192.0.2.1")

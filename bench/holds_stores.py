@@ -21,15 +21,15 @@ from pathlib import Path
 
 import msgspec
 
-from dataplane import collector
 from dataplane.model import NetConf, Snapshot
-from dataplane.stores import etcd_pb2 as pb
-from dataplane.stores import local_rows
-from dataplane.stores.etcd_leases import Spellings
-from dataplane.stores.kube_client import page_size
-from dataplane.stores.kube_nodes import Nodes
-from dataplane.stores.kube_objects import NodeList
-from dataplane.stores.local_database import Database, LeaseClock
+from dataplane.runtime import collector
+from dataplane.stores.embedded import rows
+from dataplane.stores.embedded.database import Database, LeaseClock
+from dataplane.stores.etcd import etcd_pb2 as pb
+from dataplane.stores.etcd.leases import Spellings
+from dataplane.stores.kube.client import page_size
+from dataplane.stores.kube.nodes import Nodes
+from dataplane.stores.kube.objects import NodeList
 
 rounds = 2
 conf = NetConf(network=IPv4Network("8.0.0.0/6"), subnet_len=24, backend_type="vxlan")
@@ -108,7 +108,7 @@ def local(leases: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         database = Database(Path(directory) / "leases.sqlite3", 86400.0, LeaseClock(), create=True)
         with database.write() as connection:
-            rows = (
+            made = (
                 (
                     f"{IPv4Address('8.0.0.0') + (number << 8)}/24",
                     str(IPv4Address("172.16.0.0") + number),
@@ -116,11 +116,11 @@ def local(leases: int) -> None:
                 )
                 for number in range(1, leases + 1)
             )
-            connection.executemany("INSERT INTO lease (subnet, node, value) VALUES (?, ?, ?)", rows)
+            connection.executemany("INSERT INTO lease (subnet, node, value) VALUES (?, ?, ?)", made)
 
         def read() -> Snapshot:
             with database.read() as connection:
-                return local_rows.snapshot(connection)
+                return rows.snapshot(connection)
 
         _took("embedded store: the whole decoded, in a thread", read, "interruptible")
         _freed("embedded store: a snapshot that nobody shares, freed", lambda: [read()])

@@ -14,12 +14,12 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from dataplane.backends import from_conf
-from dataplane.control.loop import Control
-from dataplane.control.renew import WallClock
+from dataplane.daemon.control import Control
+from dataplane.leases.renewal import WallClock
 from dataplane.model import LeaseAttrs, NetConf
 from dataplane.observe.state import NodeState
-from dataplane.stores.kube import KubeStore
-from dataplane.stores.kube_access import KubeAccess
+from dataplane.stores.kube.access import KubeAccess
+from dataplane.stores.kube.store import KubeStore
 
 flannels = "flannel.alpha.coreos.com/"
 _conf = NetConf(network=IPv4Network("10.0.0.0/8"), subnet_len=24, backend_type="vxlan")

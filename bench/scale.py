@@ -25,18 +25,18 @@ from statistics import median
 import uvloop
 
 from dataplane.backends import DevicePlan, Plan, from_conf
-from dataplane.control.datapath import choose_datapath
-from dataplane.control.device import TunDevice
-from dataplane.control.keeper import Keeper
-from dataplane.control.kernel_keeper import KernelKeeper
-from dataplane.control.loop import Control
-from dataplane.control.peer_routes import Direct
-from dataplane.control.renew import WallClock
-from dataplane.control.route_keeper import RouteKeeper
-from dataplane.control.tun_keeper import TunKeeper
+from dataplane.daemon.control import Control
+from dataplane.daemon.datapath import choose_datapath
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Host
+from dataplane.keepers.base import Keeper
+from dataplane.keepers.device import TunDevice
+from dataplane.keepers.kernel import KernelKeeper
+from dataplane.keepers.peer_routes import Direct
+from dataplane.keepers.routes import RouteKeeper
+from dataplane.keepers.tun import TunKeeper
 from dataplane.lab import enclosure
+from dataplane.leases.renewal import WallClock
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, LeasePut, NetConf, Peer, Snapshot, WatchEvent
 from dataplane.observe.state import Datapath, NodeState
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The short way out for super-packets: whole, in one write, as a tunnel super-packet that the kernel or the network card
  * cuts (Linux 6.17, tun.c, TUN_F_UDP_TUNNEL_GSO). A TAP takes the write; what redirects it to the underlay device is the
- * user's business (dataplane/host/tunnel.py).
+ * user's business (dataplane/host/edges/tunnel.py).
  */
 #ifndef TUNNEL_H
 #define TUNNEL_H

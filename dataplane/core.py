@@ -50,7 +50,7 @@ class ForwarderConfig:
         tun_fds, receive_fds: as many for each worker (the i-th is that of worker i modulo workers), at most `max_queues`;
             it reads its own in turns. Non-blocking, owned by the caller.
         source_fds: sockets to send from; the flow hash chooses one.
-        tunnel_fd: a TAP that takes tunnel super-packets for the underlay (host/tunnel.py), -1 without.
+        tunnel_fd: a TAP that takes tunnel super-packets for the underlay (host/edges/tunnel.py), -1 without.
         vnet_hdr: the TUN was opened with IFF_VNET_HDR.
         vni, vtep_mac: vxlan only.
         tunnel4, tunnel6: our addresses on the TUN.

@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dataplane.control.alone import alone, others, subnet_file_lock
-from dataplane.control.rundir import run_directory
+from dataplane.footprint.alone import alone, others, subnet_file_lock
+from dataplane.footprint.rundir import run_directory
 
 
 def add_parser(subparsers: Any) -> None:
@@ -35,16 +35,16 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Clean up and print what was removed; returns 0, or raises `DataplaneError`."""
-    from dataplane.control import footprint
+    from dataplane.footprint import record
 
     nothing = f"nothing to remove: no daemon has written down anything in {args.run_dir}"
-    if footprint.find(args.run_dir) is None:
+    if record.find(args.run_dir) is None:
         print(nothing)
         return 0
     # Holding all of this keeps a daemon from running, and is refused while one does, with whatever run directory.
     with ExitStack() as stack:
         stack.enter_context(run_directory(args.run_dir))
-        found = footprint.find(args.run_dir)
+        found = record.find(args.run_dir)
         if found is None:
             print(nothing)
             return 0
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
                 written = replace(written, firewall=False)
         if Path(written.subnet_file).is_file():
             stack.enter_context(subnet_file_lock(Path(written.subnet_file)))
-        done, left = asyncio.run(footprint.remove(path, written))
+        done, left = asyncio.run(record.remove(path, written))
     for line in left:
         print(f"left alone: {line}", file=sys.stderr)
     for line in done:

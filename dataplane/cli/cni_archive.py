@@ -1,4 +1,4 @@
-"""The CNI plugin as one executable file: `#!` line, then a zip of `dataplane.cni` that the interpreter runs.
+"""The CNI plugin as one executable file: `#!` line, then a zip of the modules it is made of, which the interpreter runs.
 
 Every module is in it twice: compiled for the interpreter that made it, which saves a third of a start, and as source,
 which another version of Python takes instead. What must stay true: the same modules give the same bytes.
@@ -15,14 +15,19 @@ from pathlib import Path
 from dataplane.errors import BadInput
 
 longest_first_line = 255  # the kernel's BINPRM_BUF_SIZE, less its end
+_rooms = ("cni", "flannel/cni")
 _entry = b"from dataplane.cni.plugin import main\n\nmain()\n"
 
 
 def modules() -> dict[str, bytes]:
     """Return the sources by their names in the archive."""
-    package = Path(__file__).parents[1] / "cni"
-    sources = {f"dataplane/cni/{path.name}": path.read_bytes() for path in sorted(package.glob("*.py"))}
-    return {"__main__.py": _entry, "dataplane/__init__.py": b"", **sources}
+    package = Path(__file__).parents[1]
+    sources = {
+        f"dataplane/{room}/{path.name}": path.read_bytes()
+        for room in _rooms
+        for path in sorted((package / room).glob("*.py"))
+    }
+    return {"__main__.py": _entry, "dataplane/__init__.py": b"", "dataplane/flannel/__init__.py": b"", **sources}
 
 
 def archive(python: str) -> bytes:

@@ -17,11 +17,12 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dataplane.control.options import Options
+from dataplane.daemon.options import Options
 from dataplane.errors import BadInput
-from dataplane.stores import etcd_access, kube_access
-from dataplane.stores.etcd_access import EtcdAccess
-from dataplane.stores.kube_access import KubeAccess
+from dataplane.stores.etcd import access as etcd_access
+from dataplane.stores.etcd.access import EtcdAccess
+from dataplane.stores.kube import access as kube_access
+from dataplane.stores.kube.access import KubeAccess
 
 Address = TypeVar("Address", IPv4Address, IPv6Address)
 

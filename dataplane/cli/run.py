@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> int:
         return 0
     options = flags.options(args.parser, args, os.environ)
     set_up_log(options.log_json, options.verbosity)
-    from dataplane import app
+    from dataplane.daemon.run import run as run_daemon
 
-    return app.run(options)
+    return run_daemon(options)
 
 
 def set_up_log(as_json: bool, verbosity: int) -> None:

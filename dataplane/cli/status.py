@@ -14,8 +14,8 @@ from typing import Any
 
 from dataplane.errors import DataplaneError, HostError
 from dataplane.observe.state import status_socket
-from dataplane.place import here
-from dataplane.private_files import NotOurs, opened_directory
+from dataplane.runtime.place import here
+from dataplane.runtime.private_files import NotOurs, opened_directory
 
 answer_limit_s = 5.0
 

@@ -14,8 +14,8 @@ import stat
 # The package signal wraps these in enums, at a price.
 from _signal import SIG_DFL, SIGPIPE, SIGXFSZ, signal  # type: ignore[import-not-found]
 
-from dataplane.cni import failures, jsontext
-from dataplane.cni.failures import Failure
+from dataplane.flannel.cni import failures, jsontext
+from dataplane.flannel.cni.failures import Failure
 
 _ignored = (SIGPIPE, SIGXFSZ)  # by the interpreter, and a process that we start would inherit that
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import sys
 
-from dataplane.cni import delegate, failures, jsontext, netconf, state, subnetfile
-from dataplane.cni.failures import Failure
-from dataplane.cni.netconf import Conf
+from dataplane.cni import delegate, state
+from dataplane.flannel.cni import failures, jsontext, netconf, subnetfile
+from dataplane.flannel.cni.failures import Failure
+from dataplane.flannel.cni.netconf import Conf
 
 # Which variables a command cannot do without.
 _needed = {

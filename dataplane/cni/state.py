@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import os
 
-from dataplane.cni import failures, jsontext
-from dataplane.cni.failures import Failure
+from dataplane.flannel.cni import failures, jsontext
+from dataplane.flannel.cni.failures import Failure
 
 _member = "dataplane"
 usual_interface = "eth0"  # what kubelet's runtimes call it, for files that do not say

@@ -17,7 +17,7 @@ from dataplane.lab.commands import LabError
 from dataplane.lab.kube.process import Server
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
 from dataplane.stores.base import Store
-from dataplane.stores.local import LocalStore
+from dataplane.stores.embedded.store import LocalStore
 
 Value = TypeVar("Value")
 Listener = Callable[[Mapping[str, Lease]], None]
@@ -111,15 +111,15 @@ class LeaseBook:
     async def _open(self, ttl: float = 86400.0) -> Store:
         """Open the store; within the loop that it is used in, as gRPC wants it. Only the one in use is loaded."""
         if self._kube is not None:
-            from dataplane.stores.kube import KubeStore
-            from dataplane.stores.kube_access import KubeAccess
+            from dataplane.stores.kube.access import KubeAccess
+            from dataplane.stores.kube.store import KubeStore
 
             kubeconfig = self._kube.kubeconfig(self._net_conf_path.with_name("book.kubeconfig"))
             return KubeStore(KubeAccess(kubeconfig=kubeconfig), self._net_conf_path)
         if not self._etcd:
             return LocalStore(self._directory, self._net_conf_path, ttl=ttl)
-        from dataplane.stores.etcd import EtcdStore
-        from dataplane.stores.etcd_access import read_access
+        from dataplane.stores.etcd.access import read_access
+        from dataplane.stores.etcd.store import EtcdStore
 
         return EtcdStore(read_access(self._etcd))
 

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 from dataplane.errors import HostError
 from dataplane.observe.state import NodeState, status_socket
 from dataplane.observe.status import document
-from dataplane.pieces import in_turns
-from dataplane.private_files import opened_directory
+from dataplane.runtime.pieces import in_turns
+from dataplane.runtime.private_files import opened_directory
 
 if TYPE_CHECKING:
     from aiohttp import web

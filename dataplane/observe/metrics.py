@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from dataplane.model import Peer, PeerCounters
 from dataplane.observe.state import DeviceState, NodeState
-from dataplane.pieces import batched
+from dataplane.runtime.pieces import batched
 
 peer_fields = ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
 _unreachables, _unreachable = "dataplane_peer_icmp_unreachables_total", "dataplane_peer_unreachable"

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from dataplane.model import IPAddress, IPNetwork, Lease, Peer, PeerCounters, UnreachableReason
-from dataplane.pieces import pieces_of
+from dataplane.runtime.pieces import pieces_of
 
 store_silence_s = 5.0
 status_socket = "status.sock"  # in the run directory

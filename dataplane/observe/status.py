@@ -13,8 +13,8 @@ from typing import Any
 
 from dataplane.model import Lease, Peer, PeerCounters
 from dataplane.observe.state import DeviceState, NodeState, PeerUnreachable, unreachable_words
-from dataplane.pieces import batched
-from dataplane.place import here
+from dataplane.runtime.pieces import batched
+from dataplane.runtime.place import here
 
 
 def document(state: NodeState) -> Iterator[bytes]:

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Protocol
 
 from dataplane.model import IPAddress, Lease, LeaseAttrs, NetConf, Snapshot, WatchEvent
-from dataplane.pieces import paced
+from dataplane.runtime.pieces import paced
 
 
 @dataclass(slots=True)

@@ -18,7 +18,7 @@ import yaml
 
 import dataplane
 from dataplane.cli import flags, install_cni, run
-from dataplane.control.options import Options
+from dataplane.daemon.options import Options
 
 Document = dict[str, Any]
 

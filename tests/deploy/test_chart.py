@@ -28,7 +28,7 @@ from dataplane.backends.base import Backend
 from dataplane.backends.hostgw import HostGwBackend
 from dataplane.backends.udp import UdpBackend
 from dataplane.backends.vxlan import VxlanBackend
-from dataplane.config import parse, validate
+from dataplane.flannel.net_conf import parse, validate
 from dataplane.model import NetConf
 
 v6_network = 'podCidrv6="fd00:244::/48"'

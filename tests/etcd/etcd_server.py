@@ -22,9 +22,9 @@ from typing import Any, TypeVar
 import uvloop
 
 from dataplane.model import LeaseAttrs
-from dataplane.stores.etcd import EtcdStore
-from dataplane.stores.etcd_access import read_access
-from dataplane.stores.etcd_client import Timing
+from dataplane.stores.etcd.access import read_access
+from dataplane.stores.etcd.client import Timing
+from dataplane.stores.etcd.store import EtcdStore
 
 Result = TypeVar("Result")
 

@@ -10,8 +10,8 @@ import pytest
 from etcd_server import Place, Server, attrs, run
 
 from dataplane.errors import BadInput, StoreError
-from dataplane.stores.etcd_access import read_access
-from dataplane.stores.etcd_client import Unanswered
+from dataplane.stores.etcd.access import read_access
+from dataplane.stores.etcd.client import Unanswered
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from etcd_server import Place, Relay, Server, attrs, free_ports, run
 
 from dataplane.errors import BadInput, StoreError
 from dataplane.model import LeaseGone, Snapshot, WatchEvent
-from dataplane.stores.etcd import EtcdStore
-from dataplane.stores.etcd_client import Unanswered
+from dataplane.stores.etcd.client import Unanswered
+from dataplane.stores.etcd.store import EtcdStore
 
 value = '{"PublicIP":"192.0.2.1","PublicIPv6":null}'
 

@@ -13,7 +13,7 @@ from etcd_server import Place, attrs, run
 
 from dataplane.errors import BadConfig, LeaseLost, OutOfSubnets, StoreError
 from dataplane.model import Lease, LeaseAttrs
-from dataplane.stores.etcd import EtcdStore, ttl_s
+from dataplane.stores.etcd.store import EtcdStore, ttl_s
 
 dual = {"EnableIPv6": True, "IPv6Network": "fd00::/48"}
 

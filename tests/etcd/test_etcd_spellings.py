@@ -11,9 +11,9 @@ import pytest
 from etcd_server import Place, run
 
 from dataplane.backends import from_conf
-from dataplane.config import parse, validate
-from dataplane.control.desired import Desired
-from dataplane.control.watch import LeaseView
+from dataplane.flannel.net_conf import parse, validate
+from dataplane.leases.desired import Desired
+from dataplane.leases.view import LeaseView
 from dataplane.model import Lease, LeaseAttrs
 
 conf = validate(

@@ -13,8 +13,8 @@ import pytest
 from etcd_server import Place, Server, run
 
 from dataplane.errors import BadInput, StoreError
-from dataplane.stores.etcd_access import read_access
-from dataplane.stores.etcd_tls import read
+from dataplane.stores.etcd.access import read_access
+from dataplane.stores.etcd.tls import read
 
 
 def openssl(folder: Path, *words: str) -> None:
@@ -132,8 +132,8 @@ def test_plain_against_tls_and_tls_against_plain_are_named(tls_server: Server, s
 def test_nothing_but_ours_is_written_to_standard_error(tls_server: Server, papers: Path) -> None:
     program = (
         "import asyncio, sys\n"
-        "from dataplane.stores.etcd import EtcdStore\n"
-        "from dataplane.stores.etcd_access import read_access\n"
+        "from dataplane.stores.etcd.store import EtcdStore\n"
+        "from dataplane.stores.etcd.access import read_access\n"
         "from dataplane.errors import StoreError\n"
         "async def main():\n"
         "    store = EtcdStore(read_access(sys.argv[1], cafile=sys.argv[2]))\n"

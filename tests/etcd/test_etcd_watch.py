@@ -11,9 +11,9 @@ from etcd_server import Place, attrs, run
 
 from dataplane.errors import StoreError
 from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
-from dataplane.stores import etcd_pb2 as pb
-from dataplane.stores import etcd_watch
-from dataplane.stores.etcd import EtcdStore
+from dataplane.stores.etcd import etcd_pb2 as pb
+from dataplane.stores.etcd import watch
+from dataplane.stores.etcd.store import EtcdStore
 
 Events = AsyncGenerator[WatchEvent, None]
 value = '{"PublicIP":"192.0.2.1","PublicIPv6":null}'
@@ -223,8 +223,8 @@ async def fill(store: EtcdStore, prefix: str, text: str) -> None:
 
 def test_a_watch_that_keeps_changes_back_is_ended(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As behind a proxy that has lost it: the connection stands, other requests are answered, changes do not come."""
-    monkeypatch.setattr(etcd_watch, "shortest_rest_s", 0.02)
-    monkeypatch.setattr(etcd_watch, "grace_s", 0.1)
+    monkeypatch.setattr(watch, "shortest_rest_s", 0.02)
+    monkeypatch.setattr(watch, "grace_s", 0.1)
     place.put("10.5.1.0-24", value)
 
     async def work() -> None:

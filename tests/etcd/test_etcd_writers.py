@@ -17,8 +17,8 @@ from google.protobuf.message import Message
 
 from dataplane.errors import StoreError
 from dataplane.model import Lease, LeaseGone, LeasePut, SecondWriter, Snapshot, WatchEvent
-from dataplane.stores.etcd import EtcdStore
-from dataplane.stores.etcd_client import Client, Unanswered
+from dataplane.stores.etcd.client import Client, Unanswered
+from dataplane.stores.etcd.store import EtcdStore
 
 mine = replace(attrs(1), backend_type="vxlan", backend_data={"VNI": 1, "VtepMAC": "02:00:00:00:00:01"})
 marker = "10.9.9.0-24"

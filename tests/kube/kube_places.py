@@ -13,10 +13,10 @@ import uvloop
 
 from dataplane.lab.kube.process import Server
 from dataplane.model import LeaseAttrs, WatchEvent
-from dataplane.stores.kube import KubeStore
-from dataplane.stores.kube_access import KubeAccess
-from dataplane.stores.kube_client import Timing
-from dataplane.stores.kube_watch import Spans
+from dataplane.stores.kube.access import KubeAccess
+from dataplane.stores.kube.client import Timing
+from dataplane.stores.kube.store import KubeStore
+from dataplane.stores.kube.watch import Spans
 
 Result = TypeVar("Result")
 

@@ -20,12 +20,12 @@ from dataplane.lab.commands import wait_for
 from dataplane.lab.kube.access import Rule, admin
 from dataplane.lab.kube.process import Server, first_token, service_account
 from dataplane.model import Lease, LeaseGone, LeasePut, Snapshot
-from dataplane.stores import kube_client as api
-from dataplane.stores import kube_watch
-from dataplane.stores.kube import KubeStore
-from dataplane.stores.kube_client import Refused
-from dataplane.stores.kube_objects import Metadata, Node
-from dataplane.stores.kube_position import Position
+from dataplane.stores.kube import client as api
+from dataplane.stores.kube import watch
+from dataplane.stores.kube.client import Refused
+from dataplane.stores.kube.objects import Metadata, Node
+from dataplane.stores.kube.position import Position
+from dataplane.stores.kube.store import KubeStore
 
 
 def urls(server: Server) -> list[str]:
@@ -142,7 +142,7 @@ def test_a_watch_that_ends_at_once_is_not_begun_again_at_once(
     own_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = own_server
-    monkeypatch.setattr(kube_watch, "shortest_watch_s", 60.0)
+    monkeypatch.setattr(watch, "shortest_watch_s", 60.0)
     server.add_node("us", "10.244.1.0/24")
 
     async def work() -> None:
@@ -410,10 +410,10 @@ def test_odd_events_lose_nothing(
         nodes = await store._all()
         at = Position()
         listed, version = await store._client.nodes("")
-        await kube_watch._take_list(nodes, at, list(listed), version)
+        await watch._take_list(nodes, at, list(listed), version)
         metadata = msgspec.convert(document["metadata"], Metadata)
         ends = "annotations" in document["metadata"]
-        kube_watch._Brought(nodes, at).change(
+        watch._Brought(nodes, at).change(
             api.listed if ends else kind, metadata, msgspec.Raw(json.dumps(document).encode())
         )
         assert len(nodes.snapshot().leases) == left

@@ -18,8 +18,8 @@ from dataplane.lab.commands import wait_for
 from dataplane.lab.kube.access import Rule
 from dataplane.lab.kube.process import Server, service_account
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, Snapshot, WatchEvent
-from dataplane.stores.kube import KubeStore
-from dataplane.stores.kube_condition import rest_s
+from dataplane.stores.kube.condition import rest_s
+from dataplane.stores.kube.store import KubeStore
 
 flannels = {
     "kube-subnet-manager": "true",
@@ -366,7 +366,7 @@ def test_a_node_that_goes_before_it_is_announced_is_announced_once_it_is_back(
 def test_another_that_denies_our_network_is_answered_at_a_measured_pace(
     server: Server, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dataplane.stores.kube_condition.rest_s", 1.0)
+    monkeypatch.setattr("dataplane.stores.kube.condition.rest_s", 1.0)
     server.add_node(name, "10.244.73.0/24")
 
     async def work() -> None:

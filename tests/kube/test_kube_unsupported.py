@@ -11,7 +11,7 @@ from lightkube.config.client_adapter import user_auth
 from lightkube.config.kubeconfig import KubeConfig
 
 from dataplane.errors import BadInput
-from dataplane.stores.kube_unsupported import refuse_members, refuse_proxy
+from dataplane.stores.kube.unsupported import refuse_members, refuse_proxy
 
 server = "https://api.example.org:6443"
 plugin = {

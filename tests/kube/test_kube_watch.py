@@ -15,8 +15,8 @@ from dataplane.errors import StoreError
 from dataplane.lab.commands import wait_for
 from dataplane.lab.kube.process import Server
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot
-from dataplane.stores.kube import KubeStore
-from dataplane.stores.kube_watch import Spans
+from dataplane.stores.kube.store import KubeStore
+from dataplane.stores.kube.watch import Spans
 
 
 def peer(server: Server, name: str, number: int, public: int | None = None) -> Lease:

@@ -18,11 +18,11 @@ from typing import Any
 
 from etcd_cluster import EtcdCluster, prefix
 
+from dataplane.flannel.lease_format import encode_value
 from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import wait_for
 from dataplane.lab.kube.process import Server
 from dataplane.model import Lease, LeaseAttrs
-from dataplane.stores.lease_format import encode_value
 
 annotation = "flannel.alpha.coreos.com/"
 

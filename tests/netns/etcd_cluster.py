@@ -21,9 +21,9 @@ from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import batch
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Underlay
-from dataplane.stores import etcd_pb2 as pb
-from dataplane.stores.etcd import EtcdStore
-from dataplane.stores.etcd_access import read_access
+from dataplane.stores.etcd import etcd_pb2 as pb
+from dataplane.stores.etcd.access import read_access
+from dataplane.stores.etcd.store import EtcdStore
 
 Value = TypeVar("Value")
 address = "192.0.2.250"  # of the relay, on the underlay's bridge

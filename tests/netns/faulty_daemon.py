@@ -29,13 +29,13 @@ from typing import Any
 from host_faults import Faults, Site, install
 from pyroute2 import IPRoute
 
-from dataplane import app
 from dataplane.cli import flags
-from dataplane.control.options import Options
-from dataplane.control.renew import WallClock
-from dataplane.control.rundir import run_directory
-from dataplane.control.tasks import first_error
-from dataplane.host.limits import raise_descriptor_limit
+from dataplane.daemon.options import Options
+from dataplane.daemon.run import Daemon
+from dataplane.footprint.rundir import run_directory
+from dataplane.leases.renewal import WallClock
+from dataplane.runtime.limits import raise_descriptor_limit
+from dataplane.runtime.tasks import first_error
 
 errors = (errno.ENODEV, errno.EBUSY, errno.ENETDOWN, errno.EEXIST, errno.ENOBUFS, errno.ENOMEM)
 in_a_row = (1, 3)
@@ -107,7 +107,7 @@ class Campaign:
     def __init__(self, options: Options, faults: Faults) -> None:
         self._options = options
         self._faults = faults
-        self._daemon = app.Daemon(options)
+        self._daemon = Daemon(options)
         self._task: asyncio.Task[None] | None = None
         self._mtu = 1500
         self._expected: dict[int, str] = {}
@@ -159,7 +159,7 @@ class Campaign:
         await self.stop()
         for name in ("flannel.1", "flannel-v6.1", "flannel0"):
             await _ip(f"link del {name}", check=False)
-        self._daemon = app.Daemon(self._options)
+        self._daemon = Daemon(self._options)
         self._task = asyncio.create_task(self._daemon.run())
 
     async def _move(self) -> None:

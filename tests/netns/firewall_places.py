@@ -22,15 +22,15 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from dataplane.control.firewall import Firewall
-from dataplane.control.renew import WallClock
+from dataplane.flannel.subnet_env import SubnetEnv
 from dataplane.host import command
-from dataplane.host.rules import Encap, Overlay, Wanted
+from dataplane.host.firewall.rules import Encap, Overlay, Wanted
+from dataplane.keepers.firewall import Firewall
 from dataplane.lab.commands import batch, run
 from dataplane.lab.topology import Place
+from dataplane.leases.renewal import WallClock
 from dataplane.model import Lease, LeaseAttrs, NetConf
 from dataplane.observe.state import NodeState
-from dataplane.subnet_env import SubnetEnv
 
 Body = Callable[[str], Awaitable[None]]
 

@@ -1,6 +1,6 @@
 """Makes the daemon's calls of the host fail, one at a time, in the daemon's own process.
 
-Every way from `dataplane.host` and `dataplane.bpf` to the kernel is wrapped where it leaves our code: netlink requests, bpf(2),
+Every way from `dataplane.host` and `dataplane.bpf.calls` to the kernel is wrapped where it leaves our code: netlink requests, bpf(2),
 sockets, ioctls, the TUN library, files, tools. A call is known by its *site*, the chain of our functions that led to it, so a
 call that is added has a site of its own without anybody naming it. What must stay true: a module that begins to use another
 way to the host makes `install` fail until that way is wrapped here or said to be none.
@@ -27,8 +27,8 @@ from pyroute2 import NetlinkError
 
 import dataplane
 import dataplane.host
-from dataplane import bpf
-from dataplane.bpf import BpfError
+from dataplane.bpf import calls
+from dataplane.bpf.calls import BpfError
 from dataplane.host import command, netlink
 
 Site = tuple[str, ...]
@@ -135,7 +135,7 @@ def _chain() -> Site:
 
 def install(faults: Faults) -> None:
     """Wrap every way to the host; raises `AssertionError` naming an import that is not known here."""
-    modules = [bpf]
+    modules = [calls]
     for found in pkgutil.iter_modules(dataplane.host.__path__, "dataplane.host."):
         modules.append(importlib.import_module(found.name))
     for module in modules:
@@ -284,7 +284,7 @@ def _wrap_netlink(faults: Faults) -> None:
 
 
 def _wrap_bpf(faults: Faults) -> None:
-    real = bpf._bpf
+    real = calls._bpf
 
     def call(number: int, attr: bytes, what: str) -> int:
         error = faults.check(f"bpf {number}")
@@ -292,7 +292,7 @@ def _wrap_bpf(faults: Faults) -> None:
             raise BpfError(what, error)
         return real(number, attr, what)
 
-    bpf._bpf = call
+    calls._bpf = call
 
 
 def _wrap_tools(faults: Faults) -> None:

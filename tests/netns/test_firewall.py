@@ -24,13 +24,14 @@ from firewall_places import (
     wanted,
 )
 
-from dataplane.control import firewall
 from dataplane.errors import HostError
-from dataplane.host import command, iptables, nftables
-from dataplane.host.rules import Encap, Overlay, iptables_jump, iptables_rule, masquerade_chain, nft_table
+from dataplane.flannel.subnet_env import SubnetEnv
+from dataplane.host import command
+from dataplane.host.firewall import iptables, nftables
+from dataplane.host.firewall.rules import Encap, Overlay, iptables_jump, iptables_rule, masquerade_chain, nft_table
+from dataplane.keepers import firewall
 from dataplane.lab.commands import run
 from dataplane.lab.topology import Place
-from dataplane.subnet_env import SubnetEnv
 
 _ask_for_ever = """
 import os, socket, sys

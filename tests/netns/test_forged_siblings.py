@@ -16,12 +16,12 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6
 from scapy.layers.l2 import Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from dataplane.control import firewall, senders
-from dataplane.control.firewall import Firewall
-from dataplane.control.senders import Senders
 from dataplane.host import command
-from dataplane.host.rules import Encap
-from dataplane.host.senders_iptables import IptablesSenders
+from dataplane.host.admission.senders_iptables import IptablesSenders
+from dataplane.host.firewall.rules import Encap
+from dataplane.keepers import firewall, senders
+from dataplane.keepers.firewall import Firewall
+from dataplane.keepers.senders import Senders
 from dataplane.lab.commands import run
 from dataplane.model import VxlanLink
 from dataplane.observe.state import NodeState

@@ -27,11 +27,11 @@ from pyroute2.netlink import nlsocket
 
 from dataplane.errors import HostError, HostFault
 from dataplane.host.devconf import prepare_tun
+from dataplane.host.edges.sockets import close_all, open_receive, open_sources, receive_buffer_bytes, send_buffer_bytes
+from dataplane.host.edges.tun import Tun, open_tun
 from dataplane.host.interface import InterfaceChoice, choose
 from dataplane.host.netlink import Host, Link, Route
-from dataplane.host.sockets import close_all, open_receive, open_sources, receive_buffer_bytes, send_buffer_bytes
 from dataplane.host.sysctl import read_sysctl, write_sysctl
-from dataplane.host.tun import Tun, open_tun
 from dataplane.host.vxlan import ensure_device, supported
 from dataplane.model import VxlanLink
 
@@ -191,7 +191,7 @@ async def test_tun_without_its_device_node(host: Host) -> None:
 @needs_tun
 @isolated
 async def test_tun_without_privilege(host: Host) -> None:
-    script = "from dataplane.host.tun import open_tun; open_tun('flannel.1', 1)"
+    script = "from dataplane.host.edges.tun import open_tun; open_tun('flannel.1', 1)"
     unprivileged = ["setpriv", "--bounding-set", "-net_admin", sys.executable, "-c", script]
     result = await asyncio.to_thread(subprocess.run, unprivileged, capture_output=True, text=True, check=False)
     assert "HostFault: cannot open the TUN device flannel.1: Operation not permitted" in result.stderr

@@ -12,13 +12,14 @@ from ipaddress import IPv4Address, IPv4Network
 import pytest
 from pyroute2 import IPRoute, NetlinkError
 
-from dataplane import bpf
-from dataplane.bpf_assembler import Assembler
-from dataplane.control.admission import AdmissionKeeper
-from dataplane.host import command, ingress
-from dataplane.host.admission import Admission
-from dataplane.host.admission_checks import Guarded
+from dataplane.bpf import calls
+from dataplane.bpf.assembler import Assembler
+from dataplane.host import command
+from dataplane.host.admission import ingress
+from dataplane.host.admission.checks import Guarded
+from dataplane.host.admission.device_filter import Admission
 from dataplane.host.netlink import Host
+from dataplane.keepers.admission import AdmissionKeeper
 from dataplane.model import Peer, VxlanLink
 from dataplane.observe.state import DeviceState, NodeState
 
@@ -73,7 +74,7 @@ def test_a_program_stays_and_goes(netlink: IPRoute, index: int, means: str) -> N
 def test_filters_of_others_stay(netlink: IPRoute, index: int) -> None:
     """One on the way out, and one that has the first priority on the way in."""
     netlink.tc("add", "clsact", index)
-    with bpf.loaded(bpf.tc_ingress, program(-1), "other") as descriptor:
+    with calls.loaded(calls.tc_ingress, program(-1), "other") as descriptor:
         for parent in (0xFFFFFFF2, 0xFFFFFFF3):
             netlink.tc("add-filter", "bpf", index, fd=descriptor, name="other", parent=parent, prio=1, protocol=8)
     assert ingress.attach(netlink, program(-1), "one", index) == "clsact"
@@ -100,7 +101,7 @@ def test_without_bpf_and_tools_it_is_said_that_nobody_is_checked(index: int, mon
         guarded = Guarded(link, bytes.fromhex("020000000001"), IPv4Network("10.244.1.0/24"))
         keeper = AdmissionKeeper(guarded, wanted, host, state, seen)
         with monkeypatch.context() as patch:
-            patch.setattr(bpf, "_bpf", refuse)
+            patch.setattr(calls, "_bpf", refuse)
             patch.setattr(command, "_path", "")
             await keeper.ensure(index)
             assert seen.admission == "none"
@@ -116,7 +117,7 @@ def test_without_bpf_and_tools_it_is_said_that_nobody_is_checked(index: int, mon
         await host.close()
 
     def refuse(command: int, attr: bytes, what: str) -> int:
-        raise bpf.BpfError(what, errno.EPERM)
+        raise calls.BpfError(what, errno.EPERM)
 
     asyncio.run(body())
 
@@ -128,9 +129,9 @@ def test_where_there_is_no_bpf_there_is_nothing_to_detach(
     """Userspace asks too, when it takes a kernel device's place, and may not fail at it."""
 
     def refuse(command: int, attr: bytes, what: str) -> int:
-        raise bpf.BpfError(what, code)
+        raise calls.BpfError(what, code)
 
-    monkeypatch.setattr(bpf, "_bpf", refuse)
+    monkeypatch.setattr(calls, "_bpf", refuse)
     assert not ingress.detach(netlink, "one", index)
     assert not ingress.is_attached(netlink, "one", index)
 
@@ -145,7 +146,7 @@ def test_older_kernels_get_the_part_that_they_understand(
     def refuse_twice(netlink: IPRoute, program: bytes, name: str, index: int) -> str:
         lengths.append(len(program))
         if len(lengths) < 3:
-            raise bpf.BpfError("load a BPF program", errno.EACCES)
+            raise calls.BpfError("load a BPF program", errno.EACCES)
         return attach(netlink, program, name, index)
 
     monkeypatch.setattr(ingress, "attach", refuse_twice)
@@ -164,8 +165,8 @@ def test_the_services_capabilities_are_enough(index: int) -> None:
 import sys
 from ipaddress import ip_address, ip_network
 from pyroute2 import IPRoute
-from dataplane.host.admission import Admission
-from dataplane.host.admission_checks import Guarded
+from dataplane.host.admission.device_filter import Admission
+from dataplane.host.admission.checks import Guarded
 from dataplane.model import VxlanLink
 with IPRoute() as netlink:
     for local, own in (("192.0.2.1", "10.244.1.0/24"), ("2001:db8::1", "fd00:244:0:1::/64")):

@@ -16,7 +16,7 @@ from scapy.layers.inet6 import ICMPv6ND_RA, IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.packet import Packet, Raw
 from test_tunnel_edge import transfer, tunnel_sends
 
-from dataplane.control.tun_keeper import tx_queue_packets
+from dataplane.keepers.tun import tx_queue_packets
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import run, wait_for
 

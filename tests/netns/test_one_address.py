@@ -69,7 +69,7 @@ def test_both_say_it_until_one_of_them_ends(lab: Lab) -> None:
         return all((node.status() or {})["events"]["foreign_lease_writes"] >= 2 for node in (one, other))
 
     wait_for(exchanged, limit_s, "each to answer the other's answer")
-    assert all(f"WARNING dataplane.control.contest: {words}" in node.log() for node in (one, other))
+    assert all(f"WARNING dataplane.leases.contest: {words}" in node.log() for node in (one, other))
 
     other.stop_daemon()
     wait_for(lambda: (one.status() or {}).get("ready"), limit_s, "the one that is left to be ready")

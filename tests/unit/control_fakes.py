@@ -14,22 +14,12 @@ from typing import Any
 
 from dataplane.backends.base import DevicePlan, Plan
 from dataplane.backends.vxlan import VxlanBackend
-from dataplane.control.desired import LeaseMeaning
-from dataplane.control.loop import Control
-from dataplane.control.tun_keeper import TunKeeper
+from dataplane.daemon.control import Control
 from dataplane.errors import CoreError, HostError, StoreError
 from dataplane.host.netlink import Address, Link, Route
-from dataplane.model import (
-    IPAddress,
-    IPNetwork,
-    Lease,
-    LeaseAttrs,
-    NetConf,
-    Peer,
-    PeerCounters,
-    Snapshot,
-    WatchEvent,
-)
+from dataplane.keepers.tun import TunKeeper
+from dataplane.leases.desired import LeaseMeaning
+from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Peer, PeerCounters, Snapshot, WatchEvent
 from dataplane.observe.state import NodeState
 
 conf = NetConf(network=IPv4Network("10.244.0.0/16"), subnet_len=24, backend_type="vxlan")

@@ -12,15 +12,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from dataplane.model import (
-    Lease,
-    LeaseAttrs,
-    Snapshot,
-    WatchEvent,
-)
+from dataplane.model import Lease, LeaseAttrs, Snapshot, WatchEvent
 from dataplane.stores.base import Store
-from dataplane.stores.local import LocalStore, file_name
-from dataplane.stores.local_database import LeaseClock
+from dataplane.stores.embedded.database import LeaseClock
+from dataplane.stores.embedded.store import LocalStore, file_name
 
 ttl = 86400.0
 

@@ -1,4 +1,4 @@
-from dataplane.bpf import Helper, redirecting
+from dataplane.bpf.calls import Helper, redirecting
 
 
 def test_the_program_redirects_to_the_device() -> None:

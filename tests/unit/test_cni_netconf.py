@@ -15,8 +15,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dataplane.cli.cni_archive import modules
-from dataplane.cni import jsontext, netconf, subnetfile
-from dataplane.cni.failures import Failure
+from dataplane.flannel.cni import jsontext, netconf, subnetfile
+from dataplane.flannel.cni.failures import Failure
 
 env = {
     "FLANNEL_NETWORK": "10.1.0.0/16",

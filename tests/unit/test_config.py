@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane import config
 from dataplane.errors import BadConfig, StoreError
+from dataplane.flannel import net_conf
 from dataplane.model import NetConf
 
 
 def valid(**members: Any) -> NetConf:
-    return config.validate(config.parse(json.dumps(members)))
+    return net_conf.validate(net_conf.parse(json.dumps(members)))
 
 
 def test_ipv4_defaults() -> None:
@@ -45,7 +45,7 @@ def test_dual_stack_completes_both() -> None:
 def test_example_of_flannels_documentation() -> None:
     text = """{"Network": "10.0.0.0/8", "SubnetLen": 20, "SubnetMin": "10.10.0.0", "SubnetMax": "10.99.0.0",
                "Backend": {"Type": "udp", "Port": 7890}}"""
-    conf = config.validate(config.parse(text))
+    conf = net_conf.validate(net_conf.parse(text))
     assert (str(conf.subnet_min), str(conf.subnet_max), conf.subnet_len) == ("10.10.0.0", "10.99.0.0", 20)
     assert (conf.backend_type, conf.backend_options) == ("udp", {"port": 7890})
 
@@ -70,7 +70,7 @@ def test_host_bits_are_cleared() -> None:
 
 
 def test_names_match_in_any_case_and_unknown_ones_are_ignored() -> None:
-    conf = config.parse(b'{"NETWORK":"10.3.0.0/16","subnetlen":25,"enableNFTables":true,"Comment":[1]}')
+    conf = net_conf.parse(b'{"NETWORK":"10.3.0.0/16","subnetlen":25,"enableNFTables":true,"Comment":[1]}')
     assert (conf.network, conf.subnet_len, conf.enable_nftables) == (IPv4Network("10.3.0.0/16"), 25, True)
 
 
@@ -83,23 +83,23 @@ def test_names_match_in_any_case_and_unknown_ones_are_ignored() -> None:
     ],
 )
 def test_the_last_of_several_counts(text: str) -> None:
-    assert config.parse(text).subnet_len == 25
+    assert net_conf.parse(text).subnet_len == 25
 
 
 def test_null_leaves_numbers_and_booleans_alone() -> None:
-    conf = config.parse('{"SubnetLen":null,"EnableIPv4":null,"EnableIPv6":null}')
+    conf = net_conf.parse('{"SubnetLen":null,"EnableIPv4":null,"EnableIPv6":null}')
     assert (conf.subnet_len, conf.enable_ipv4, conf.enable_ipv6) == (0, True, False)
 
 
 def test_backend_type_and_option_names_are_lower_case() -> None:
-    conf = config.parse('{"Backend":{"TYPE":"VXLAN","VNI":4096,"DirectRouting":true}}')
+    conf = net_conf.parse('{"Backend":{"TYPE":"VXLAN","VNI":4096,"DirectRouting":true}}')
     assert (conf.backend_type, conf.backend_options) == ("vxlan", {"vni": 4096, "directrouting": True})
 
 
 @pytest.mark.parametrize("backend", ["{}", "null", '{"Type":""}', '{"Type":null}', '{"VNI":1}'])
 def test_backend_without_a_type_is_refused(backend: str) -> None:
     with pytest.raises(BadConfig, match="unknown backend type"):
-        config.parse(f'{{"Backend":{backend}}}')
+        net_conf.parse(f'{{"Backend":{backend}}}')
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_backend_without_a_type_is_refused(backend: str) -> None:
 )
 def test_bad_text_names_field_value_and_what_is_allowed(text: str, words: list[str]) -> None:
     with pytest.raises(BadConfig) as caught:
-        config.parse(text)
+        net_conf.parse(text)
     for word in words:
         assert word in str(caught.value)
 
@@ -194,14 +194,14 @@ def test_a_family_switched_off_is_not_judged() -> None:
 def test_load_names_the_path(tmp_path: Path) -> None:
     path = tmp_path / "net-conf.json"
     with pytest.raises(StoreError, match=str(path)):
-        config.load(path)
+        net_conf.load(path)
     path.write_text('{"Network": 5}')
     with pytest.raises(BadConfig, match=f"{path}: Network: 5"):
-        config.load(path)
+        net_conf.load(path)
     path.write_text('{"Network":"10.3.0.0/16"}')
-    assert config.load(path).subnet_min == IPv4Address("10.3.1.0")
+    assert net_conf.load(path).subnet_min == IPv4Address("10.3.1.0")
     with pytest.raises(BadConfig, match=f"{tmp_path}: cannot be read"):
-        config.load(tmp_path)
+        net_conf.load(tmp_path)
 
 
 _names = st.sampled_from(["Network", "IPv6Network", "SubnetMin", "SubnetLen", "EnableIPv6", "Backend", "x"])
@@ -215,10 +215,10 @@ _json = st.recursive(
 @given(st.binary() | st.text() | st.dictionaries(_names, _json).map(json.dumps))
 def test_any_text_gives_a_configuration_or_bad_config(text: str | bytes) -> None:
     with suppress(BadConfig):
-        config.validate(config.parse(text))
+        net_conf.validate(net_conf.parse(text))
 
 
-@pytest.mark.parametrize("check", [config.validate, config.networks_only])
+@pytest.mark.parametrize("check", [net_conf.validate, net_conf.networks_only])
 @pytest.mark.parametrize(
     ("field", "network", "what"),
     [
@@ -240,8 +240,8 @@ def test_a_network_that_no_pod_can_be_in_is_refused(
     other = {"Network": "10.5.0.0/16"} if field == "IPv6Network" else {}
     text = json.dumps({**other, field: network, "EnableIPv6": field == "IPv6Network"})
     with pytest.raises(BadConfig, match=f"^{field}: {network} overlaps .*{what}"):
-        check(config.parse(text))
+        check(net_conf.parse(text))
 
 
 def test_class_e_is_let_through() -> None:
-    assert config.validate(config.parse('{"Network": "240.10.0.0/16"}')).subnet_len == 24
+    assert net_conf.validate(net_conf.parse('{"Network": "240.10.0.0/16"}')).subnet_len == 24

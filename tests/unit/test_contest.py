@@ -10,9 +10,9 @@ from itertools import pairwise
 import pytest
 from control_fakes import Node, go, lease, opened, own, run_until, start_s
 
-from dataplane.control.contest import Contest, calm_s, subject
-from dataplane.control.renew import Renewer, longest_rest_s
 from dataplane.errors import StoreError
+from dataplane.leases.contest import Contest, calm_s, subject
+from dataplane.leases.renewal import Renewer, longest_rest_s
 from dataplane.model import Lease, LeasePut, SecondWriter
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from dataplane.backends.base import DevicePlan
 from dataplane.backends.vxlan import VxlanBackend, format_mac
-from dataplane.control.claims import Claims
-from dataplane.control.desired import Desired
-from dataplane.control.diff import Change, diff
-from dataplane.control.watch import LeaseView
+from dataplane.leases.claims import Claims
+from dataplane.leases.desired import Desired
+from dataplane.leases.diff import Change, diff
+from dataplane.leases.view import LeaseView
 from dataplane.model import (
     Lease,
     LeaseAttrs,

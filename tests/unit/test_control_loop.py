@@ -12,20 +12,10 @@ import pytest
 from control_fakes import Node, backend, conf, go, lease, opened, own, run_until, start_s
 
 from dataplane.backends.base import DevicePlan
-from dataplane.control.batches import batches
 from dataplane.errors import HostError, StoreError
 from dataplane.host.netlink import Route
-from dataplane.model import (
-    Lease,
-    LeaseGone,
-    LeasePut,
-    LeaseRefused,
-    NetConf,
-    Peer,
-    RefusedLease,
-    Snapshot,
-    WatchEvent,
-)
+from dataplane.leases.batches import batches
+from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, NetConf, Peer, RefusedLease, Snapshot, WatchEvent
 
 
 class Counting:

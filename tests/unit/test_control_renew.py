@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from control_fakes import Node, go, own, run_until, start_s
 
-from dataplane.control.renew import Renewer
 from dataplane.errors import LeaseLost, StoreError
+from dataplane.leases.renewal import Renewer
 from dataplane.model import Lease
 
 

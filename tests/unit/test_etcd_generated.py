@@ -9,7 +9,7 @@ from pathlib import Path
 from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 
 import dataplane
-from dataplane.stores import etcd_pb2
+from dataplane.stores.etcd import etcd_pb2
 
 root = Path(dataplane.__file__).parents[1]
 
@@ -18,7 +18,7 @@ def test_generated_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:
     """Descriptors are compared, not text, which differs between versions of protoc."""
     made = tmp_path / "set"
     words = [sys.executable, "-m", "grpc_tools.protoc", "-I", str(root), f"--descriptor_set_out={made}"]
-    subprocess.run([*words, "dataplane/stores/etcd.proto"], check=True, cwd=root)
+    subprocess.run([*words, "dataplane/stores/etcd/etcd.proto"], check=True, cwd=root)
     (now,) = FileDescriptorSet.FromString(made.read_bytes()).file
     committed = FileDescriptorProto()
     etcd_pb2.DESCRIPTOR.CopyToProto(committed)

@@ -17,12 +17,13 @@ def test_without_the_extra_the_daemon_loads_and_its_store_is_refused_by_name(ext
 import sys
 sys.modules[{blocked!r}] = None
 from types import SimpleNamespace
-from dataplane import app, errors
+from dataplane.daemon import run
+from dataplane import errors
 from dataplane.cli import flags
 asked = SimpleNamespace(kube=None, etcd=None)
 setattr(asked, {extra!r}, object())
 try:
-    app._store(asked)
+    run._store(asked)
 except errors.BadInput as error:
     print(error)
 """
@@ -33,9 +34,9 @@ except errors.BadInput as error:
 def test_the_embedded_store_loads_none_of_them() -> None:
     script = """
 import sys
-from dataplane import app
+from dataplane.daemon import run
 from dataplane.cli import flags
-import dataplane.stores.local
+import dataplane.stores.embedded.store
 print(sorted({"grpc", "google.protobuf", "lightkube", "httpx2", "yaml"} & set(sys.modules)))
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import IPv4Network, IPv6Network
 
-from dataplane.host.rules import (
+from dataplane.host.firewall.rules import (
     Overlay,
     Wanted,
     forward_chain,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.cli import flags, run
-from dataplane.control.options import Options
+from dataplane.daemon.options import Options
 
 
 def read(*words: str, **environment: str) -> Options:

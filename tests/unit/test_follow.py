@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, ip_interface
 import pytest
 from control_fakes import FakeStore, Net, VirtualClock, conf, go, run_until
 
-from dataplane.control.follow import Moved, follow_config, follow_interface
+from dataplane.daemon.follow import Moved, follow_config, follow_interface
 from dataplane.errors import BadConfig, HostError, NoConfig, StoreError
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Link

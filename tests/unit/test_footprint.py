@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from dataplane.control import footprint
 from dataplane.errors import BadInput, HostError
-from dataplane.place import Place, here
+from dataplane.footprint import record
+from dataplane.runtime.place import Place, here
 
 mac, other_mac = "02:00:00:00:00:01", "02:00:00:00:00:02"
 net, subnet = IPv4Network("10.3.0.0/16"), IPv4Network("10.3.5.0/24")
-ours = footprint.Footprint(
+ours = record.Footprint(
     {"none-such": frozenset({mac})}, ("eth0",), (net,), (subnet,), False, False, "/nonexistent/subnet.env"
 )
 elsewhere = Place(here().boot, 1234, here().cookie + 1)
@@ -39,7 +39,7 @@ def written(run_dir: Path) -> dict[str, Any]:
 
 def put(run_dir: Path, **changes: object) -> str:
     """Write ours with changes; None takes an entry away."""
-    footprint.add(run_dir, ours)
+    record.add(run_dir, ours)
     document = {key: value for key, value in (written(run_dir) | changes).items() if value is not None}
     (run_dir / "footprint.json").write_text(json.dumps(document))
     return json.dumps(document)
@@ -48,19 +48,19 @@ def put(run_dir: Path, **changes: object) -> str:
 def test_another_network_namespaces_is_refused_and_comes_back_to_it(
     run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    footprint.add(run_dir, ours)
+    record.add(run_dir, ours)
     mine = here()
-    monkeypatch.setattr(footprint, "here", lambda: elsewhere)
+    monkeypatch.setattr(record, "here", lambda: elsewhere)
     with pytest.raises(BadInput, match=rf"footprint.json is of another network namespace \(net:\[{mine.netns}\]"):
-        footprint.find(run_dir)
+        record.find(run_dir)
     theirs = replace(ours, devices={"their-dev": frozenset({other_mac})}, interfaces=("eth7",), place=elsewhere)
-    footprint.add(run_dir, theirs)
-    assert footprint.read(run_dir) == theirs
+    record.add(run_dir, theirs)
+    assert record.read(run_dir) == theirs
     monkeypatch.undo()
     aside = run_dir / f"footprint.json.{mine.netns}"
-    assert footprint.find(run_dir) == (aside, ours)
-    footprint.add(run_dir, ours)
-    assert footprint.find(run_dir) == (run_dir / "footprint.json", ours)
+    assert record.find(run_dir) == (aside, ours)
+    record.add(run_dir, ours)
+    assert record.find(run_dir) == (run_dir / "footprint.json", ours)
     assert sorted(os.listdir(run_dir)) == ["footprint.json", "footprint.json.1234"]
 
 
@@ -68,34 +68,34 @@ def test_of_an_earlier_boot_only_files_are_left(run_dir: Path, tmp_path: Path) -
     file = tmp_path / "subnet.env"
     file.write_text("FLANNEL_NETWORK=10.3.0.0/16\nFLANNEL_SUBNET=10.3.5.1/24\n")
     put(run_dir, place={"boot": "another", "netns": 1, "cookie": 1}, subnet_file=str(file), devices={"lo": []})
-    found = footprint.find(run_dir)
+    found = record.find(run_dir)
     assert found is not None and found[1].is_gone
-    assert asyncio.run(footprint.remove(*found)) == ([str(file), str(found[0])], [])
+    assert asyncio.run(record.remove(*found)) == ([str(file), str(found[0])], [])
     put(run_dir, place={"boot": "another", "netns": 1, "cookie": 1}, networks=["10.9.0.0/16"])
-    footprint.add(run_dir, ours)
-    assert footprint.read(run_dir) == ours
+    record.add(run_dir, ours)
+    assert record.read(run_dir) == ours
 
 
 def test_one_without_a_place_is_taken_as_ours(run_dir: Path) -> None:
     put(run_dir, place=None, interfaces=None, devices=["none-such"], interface="eth1")
-    found = footprint.read(run_dir)
+    found = record.read(run_dir)
     assert found == replace(ours, devices={"none-such": frozenset()}, interfaces=("eth1",), place=None)
-    footprint.add(run_dir, ours)
-    merged = footprint.read(run_dir)
+    record.add(run_dir, ours)
+    merged = record.read(run_dir)
     assert merged == replace(ours, devices={"none-such": frozenset()}, interfaces=("eth1", "eth0"))
-    footprint.add(run_dir, ours, made=True)
-    merged = footprint.read(run_dir)
+    record.add(run_dir, ours, made=True)
+    merged = record.read(run_dir)
     assert merged is not None and merged.devices == ours.devices
 
 
 def test_earlier_interfaces_and_macs_are_kept(run_dir: Path) -> None:
-    footprint.add(run_dir, ours)
-    footprint.add(run_dir, replace(ours, devices={"none-such": frozenset({other_mac})}, interfaces=("eth1",)))
-    found = footprint.read(run_dir)
+    record.add(run_dir, ours)
+    record.add(run_dir, replace(ours, devices={"none-such": frozenset({other_mac})}, interfaces=("eth1",)))
+    found = record.read(run_dir)
     assert found is not None and found.interfaces == ("eth0", "eth1")
     assert found.devices == {"none-such": frozenset({mac, other_mac})}
-    footprint.add(run_dir, ours)
-    found = footprint.read(run_dir)
+    record.add(run_dir, ours)
+    found = record.read(run_dir)
     assert found is not None and found.interfaces == ("eth1", "eth0")
 
 
@@ -145,10 +145,10 @@ def test_what_cannot_be_read_is_named_and_moved_aside(run_dir: Path, make: Calla
     path = run_dir / "footprint.json"
     make(path)
     with pytest.raises(BadInput, match=r"footprint\.json"):
-        footprint.find(run_dir)
+        record.find(run_dir)
     assert os.path.lexists(path)
-    footprint.add(run_dir, ours)
-    assert footprint.read(run_dir) == ours
+    record.add(run_dir, ours)
+    assert record.read(run_dir) == ours
     assert os.path.lexists(run_dir / "footprint.json.bad")
 
 
@@ -166,13 +166,13 @@ def test_what_cannot_be_read_is_named_and_moved_aside(run_dir: Path, make: Calla
 )
 def test_what_can_be_read_is_done_and_the_rest_named(run_dir: Path, changes: dict[str, object], fault: str) -> None:
     put(run_dir, **changes)
-    found = footprint.find(run_dir)
+    found = record.find(run_dir)
     assert found is not None and found[1].devices == ours.devices and found[1].interfaces == ours.interfaces
     with pytest.raises(HostError, match=fault):
-        asyncio.run(footprint.remove(*found))
+        asyncio.run(record.remove(*found))
     assert found[0].exists()
-    footprint.add(run_dir, ours)
-    after = footprint.read(run_dir)
+    record.add(run_dir, ours)
+    after = record.read(run_dir)
     assert after is not None and not after.faults and (run_dir / "footprint.json.bad").exists()
 
 
@@ -187,9 +187,9 @@ def test_a_subnet_file_that_is_not_ours_is_left(run_dir: Path, tmp_path: Path, k
     else:
         file.write_text("FLANNEL_NETWORK=10.3.0.0/16\nFLANNEL_SUBNET=10.3.6.1/24\n")
     put(run_dir, subnet_file=str(file))
-    found = footprint.find(run_dir)
+    found = record.find(run_dir)
     assert found is not None
-    done, left = asyncio.run(footprint.remove(*found))
+    done, left = asyncio.run(record.remove(*found))
     assert done == [str(found[0])]
     assert len(left) == 1 and left[0].startswith(str(file))
     assert os.path.lexists(file) and target.exists()

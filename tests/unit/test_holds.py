@@ -18,13 +18,13 @@ from typing import Any
 import pytest
 from control_fakes import Net, Node, backend, conf, go, lease, own, run_until
 
-from dataplane import collector
-from dataplane.control.kernel_keeper import KernelKeeper
-from dataplane.control.peer_routes import Direct, PeerRoutes
+from dataplane.keepers.kernel import KernelKeeper
+from dataplane.keepers.peer_routes import Direct, PeerRoutes
 from dataplane.model import IPNetwork, Lease, LeaseGone, LeasePut, Peer, Snapshot
 from dataplane.observe.state import DeviceState, NodeState
 from dataplane.observe.status import document
-from dataplane.pieces import in_turns, piece
+from dataplane.runtime import collector
+from dataplane.runtime.pieces import in_turns, piece
 
 wide = replace(conf, network=IPv4Network("8.0.0.0/6"))
 many = 3000

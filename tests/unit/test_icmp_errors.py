@@ -15,8 +15,8 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
 
-from dataplane.host.icmp_errors import Unreachable, enough_bytes, read_ipv4, read_ipv6
-from dataplane.host.icmp_socket import port_program
+from dataplane.host.edges.icmp_errors import Unreachable, enough_bytes, read_ipv4, read_ipv6
+from dataplane.host.edges.icmp_socket import port_program
 
 ours, peers, router = "192.0.2.1", "192.0.2.2", "198.51.100.9"
 ours6, peers6, router6 = "2001:db8::1", "2001:db8::2", "2001:db8:9::9"

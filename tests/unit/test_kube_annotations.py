@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane.control.watch import LeaseView
 from dataplane.errors import BadInput, BadLease
+from dataplane.flannel.annotations import Facts, facts_of, own_addresses, read_lease, wanted
+from dataplane.leases.view import LeaseView
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, NetConf, RefusedLease
-from dataplane.stores.kube_access import read_access, read_prefix
-from dataplane.stores.kube_annotations import Facts, facts_of, own_addresses, read_lease, wanted
-from dataplane.stores.kube_nodes import Nodes, Own
-from dataplane.stores.kube_objects import Metadata, Node, NodeSpec
+from dataplane.stores.kube.access import read_access, read_prefix
+from dataplane.stores.kube.nodes import Nodes, Own
+from dataplane.stores.kube.objects import Metadata, Node, NodeSpec
 
 prefix = "flannel.alpha.coreos.com/"
 only4 = NetConf(network=IPv4Network("10.244.0.0/16"), backend_type="vxlan")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.errors import BadLease, longest_shown, printable
+from dataplane.flannel import lease_format
 from dataplane.model import Lease, LeaseAttrs
-from dataplane.stores import lease_format
 
 
 def test_keys_both_ways() -> None:

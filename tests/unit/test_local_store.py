@@ -11,15 +11,10 @@ import pytest
 from local_store_machine import Machine, leases, node, previous, run, ttl, watching
 
 from dataplane.errors import BadConfig, BadInput, OutOfSubnets, StoreError
-from dataplane.model import (
-    Lease,
-    LeaseAttrs,
-    LeaseGone,
-    LeasePut,
-)
+from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut
 from dataplane.stores.base import Store
 from dataplane.stores.choice import overlaps, span
-from dataplane.stores.local import LocalStore
+from dataplane.stores.embedded.store import LocalStore
 
 
 def test_it_is_a_store(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, Snapshot
 from dataplane.stores.choice import overlaps, span
-from dataplane.stores.local import LocalStore, file_name
+from dataplane.stores.embedded.store import LocalStore, file_name
 
 workers = 24
 nodes = 200  # of 255 subnets, so that late ones really have to look for room

@@ -15,15 +15,9 @@ import pytest
 from local_store_machine import Machine, node, previous, run, watching
 
 from dataplane.errors import LeaseLost, StoreBusy, StoreError
-from dataplane.model import (
-    LeaseGone,
-    LeasePut,
-    LeaseRefused,
-    RefusedLease,
-    Snapshot,
-)
-from dataplane.stores import local_database, local_directory
-from dataplane.stores.local import file_name
+from dataplane.model import LeaseGone, LeasePut, LeaseRefused, RefusedLease, Snapshot
+from dataplane.stores.embedded import database, directory
+from dataplane.stores.embedded.store import file_name
 
 
 def test_a_row_that_cannot_be_decoded_is_refused_alone(tmp_path: Path) -> None:
@@ -370,7 +364,7 @@ def test_anothers_directory_and_one_for_many_users_are_refused(tmp_path: Path) -
 
 
 def test_a_lock_held_by_another_program_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dataplane.stores.local_database.busy_seconds", 0.1)
+    monkeypatch.setattr("dataplane.stores.embedded.database.busy_seconds", 0.1)
 
     async def test(machine: Machine) -> None:
         store = machine.store()
@@ -415,10 +409,10 @@ def test_network_file_systems_are_refused(
     with monkeypatch.context() as patched:
         patched.setattr(ctypes, "CDLL", Libc)
         with pytest.raises(StoreError, match=f"{tmp_path} is on {name}.*allowed is a local file system"):
-            local_directory.refuse_network_file_system(tmp_path)
-    local_directory.refuse_network_file_system(tmp_path)
+            directory.refuse_network_file_system(tmp_path)
+    directory.refuse_network_file_system(tmp_path)
     with pytest.raises(OSError):
-        local_directory.refuse_network_file_system(tmp_path / "none")
+        directory.refuse_network_file_system(tmp_path / "none")
 
 
 def test_a_database_that_another_daemon_is_just_making_is_no_strangers(
@@ -435,11 +429,11 @@ def test_a_database_that_another_daemon_is_just_making_is_no_strangers(
                 other = connect(path, timeout=0, isolation_level=None)
                 with contextlib.suppress(sqlite3.OperationalError), other:
                     other.execute("BEGIN IMMEDIATE")
-                    for statement in local_database._schema:
+                    for statement in database._schema:
                         other.execute(statement)
                 other.close()
             return super().execute(sql, *parameters)
 
     monkeypatch.setattr(sqlite3, "connect", lambda *args, **kwargs: connect(*args, **kwargs, factory=Interrupted))
-    local_database.Database(path, 60.0, local_database.LeaseClock()).close()
+    database.Database(path, 60.0, database.LeaseClock()).close()
     assert sqlite3.connect is connect

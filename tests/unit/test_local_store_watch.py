@@ -10,11 +10,7 @@ import pytest
 from local_store_machine import Machine, leases, node, previous, run, ttl, watching
 
 from dataplane.errors import LeaseLost
-from dataplane.model import (
-    LeaseGone,
-    LeasePut,
-    Snapshot,
-)
+from dataplane.model import LeaseGone, LeasePut, Snapshot
 
 
 def test_watch_tells_a_snapshot_then_every_change_of_every_daemon(tmp_path: Path) -> None:

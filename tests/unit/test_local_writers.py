@@ -14,7 +14,7 @@ from local_store_machine import Machine, node, previous, run, watching
 
 from dataplane.errors import StoreError
 from dataplane.model import LeasePut, SecondWriter, Snapshot, WatchEvent
-from dataplane.stores.local import LocalStore, file_name
+from dataplane.stores.embedded.store import LocalStore, file_name
 
 Following = Callable[[], Awaitable[WatchEvent]]
 marks = count(1000)

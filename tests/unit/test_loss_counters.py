@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from dataplane.errors import HostError
-from dataplane.host import kernel_counters, losses
-from dataplane.host.kernel_counters import UnderlayCounters, read_device, read_underlay
-from dataplane.host.losses import Overflow, UnderlayLosses, Unsent
+from dataplane.host.losses import comparing, kernel_counters
+from dataplane.host.losses.comparing import Overflow, UnderlayLosses, Unsent
+from dataplane.host.losses.kernel_counters import UnderlayCounters, read_device, read_underlay
 
 
 @dataclass
@@ -117,7 +117,7 @@ def test_what_is_lost_elsewhere_is_not_lost_in_the_queue(queues: Queues) -> None
 
 def test_the_hosts_udp_counters_less_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     now = UnderlayCounters(1, 10, 100)
-    monkeypatch.setattr(losses, "read_underlay", lambda version: now)
+    monkeypatch.setattr(comparing, "read_underlay", lambda version: now)
     known = Numbers()
     lost = UnderlayLosses(4, lambda: known.dropped, lambda: known.held)
     assert lost.count() == {"receive_udp": 0, "receive_fragments": 0, "send_queue": 0}

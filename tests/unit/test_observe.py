@@ -27,14 +27,7 @@ from dataplane.observe import health
 from dataplane.observe.health import Server
 from dataplane.observe.metrics import render
 from dataplane.observe.notify import notify, watchdog_period
-from dataplane.observe.state import (
-    Datapath,
-    DeviceState,
-    InterfaceState,
-    NodeState,
-    PeerUnreachable,
-    unreachable_words,
-)
+from dataplane.observe.state import Datapath, DeviceState, InterfaceState, NodeState, PeerUnreachable, unreachable_words
 from dataplane.observe.status import document
 
 now_s = 1_000_000.0

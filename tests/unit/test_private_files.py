@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from dataplane.cli.status import fetch
-from dataplane.control import footprint
-from dataplane.control.rundir import run_directory
 from dataplane.errors import BadInput, HostError
+from dataplane.footprint import record
+from dataplane.footprint.rundir import run_directory
 from dataplane.observe.health import Server
 from dataplane.observe.state import NodeState
 
 nobody = 65534
-left = footprint.Footprint({}, ("eth0",), (IPv4Network("10.3.0.0/16"),), (), False, False, "/run/flannel/subnet.env")
+left = record.Footprint({}, ("eth0",), (IPv4Network("10.3.0.0/16"),), (), False, False, "/run/flannel/subnet.env")
 
 
 def use(directory: Path) -> None:
@@ -32,8 +32,8 @@ def listen(directory: Path) -> None:
 uses: list[Callable[[Path], object]] = [
     use,
     listen,
-    lambda directory: footprint.add(directory, left),
-    footprint.read,
+    lambda directory: record.add(directory, left),
+    record.read,
     lambda directory: fetch(directory / "status.sock"),
 ]
 
@@ -78,7 +78,7 @@ def test_no_file_of_ours_is_reached_by_a_link(tmp_path: Path, name: str, kind: C
     directory = tmp_path / "run"
     directory.mkdir()
     kind(victim, directory / name)
-    for using in (use, listen, lambda path: footprint.add(path, left)):
+    for using in (use, listen, lambda path: record.add(path, left)):
         try:
             using(directory)
         except (HostError, BadInput) as error:
@@ -89,12 +89,12 @@ def test_no_file_of_ours_is_reached_by_a_link(tmp_path: Path, name: str, kind: C
 
 def test_a_pipe_in_place_of_a_file_holds_nothing_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pid")
-    os.mkfifo(tmp_path / footprint.file_name)
+    os.mkfifo(tmp_path / record.file_name)
     tmp_path.chmod(0o755)
     with pytest.raises(HostError, match="pid is no plain file"):
         use(tmp_path)
     with pytest.raises(BadInput, match="no plain file"):
-        footprint.read(tmp_path)
+        record.read(tmp_path)
 
 
 def test_our_directory_is_made_and_used_again(tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_our_directory_is_made_and_used_again(tmp_path: Path) -> None:
         os.umask(mask)
     assert [path.stat().st_mode & 0o777 for path in (directory, directory.parent)] == [0o755, 0o755]
     use(directory)
-    footprint.add(directory, left)
-    footprint.add(directory, left)
-    assert footprint.read(directory) == left
+    record.add(directory, left)
+    record.add(directory, left)
+    assert record.read(directory) == left
 
 
 def test_a_full_disk_is_told_by_name(tmp_path: Path) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
-from dataplane import app
+from dataplane.daemon import run
 from dataplane.errors import OutOfSubnets, StoreBusy, StoreError
 from dataplane.observe.state import NodeState
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, *errors: StoreError) -> tuple[int, list[str]]:
     """Ask a store that raises these, then answers; return how often it was asked, and what blocked the start."""
-    monkeypatch.setattr(app, "acquire_s", 0.0)
-    monkeypatch.setattr(app, "acquire_retry_s", 0.0)
+    monkeypatch.setattr(run, "acquire_s", 0.0)
+    monkeypatch.setattr(run, "acquire_retry_s", 0.0)
     state, nothing, asked = NodeState(), Any, []
     left = list(errors)
 
@@ -25,7 +25,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, *errors: StoreError) -> tuple[int, list
             raise left.pop(0)
         return len(asked)
 
-    life = app._Life(nothing, state, nothing, nothing, nothing, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+    life = run._Life(nothing, state, nothing, nothing, nothing, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
     count = asyncio.run(life._patiently(store))
     assert "acquire" not in state.blockers
     return count, asked

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane import config
 from dataplane.errors import OutOfSubnets
+from dataplane.flannel import net_conf
 from dataplane.model import Lease, LeaseAttrs, NetConf
 from dataplane.stores.choice import Choice, Span, choose, compatible, span
 
-conf = config.validate(config.parse('{"Network":"10.3.0.0/16"}'))
-dual = config.validate(config.parse('{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}'))
+conf = net_conf.validate(net_conf.parse('{"Network":"10.3.0.0/16"}'))
+dual = net_conf.validate(net_conf.parse('{"Network":"10.3.0.0/16","EnableIPv6":true,"IPv6Network":"fc00::/48"}'))
 
 
 def lease(subnet: str | None, ipv6_subnet: str | None = None, expires: float | None = 1.0) -> Lease:
@@ -101,7 +101,7 @@ def test_previous_outside_the_configuration_is_ignored() -> None:
 
 
 def test_out_of_subnets_says_where() -> None:
-    small = config.validate(config.parse('{"Network":"10.3.0.0/22"}'))
+    small = net_conf.validate(net_conf.parse('{"Network":"10.3.0.0/22"}'))
     taken = spans("10.3.1.0/24", "10.3.2.128/25")
     assert draw(small, taken=taken).subnet == IPv4Network("10.3.3.0/24")
     with pytest.raises(OutOfSubnets, match=r"out of subnets: every /24 from 10\.3\.1\.0 to 10\.3\.3\.0"):
@@ -109,7 +109,7 @@ def test_out_of_subnets_says_where() -> None:
 
 
 def test_ipv6_only() -> None:
-    only = config.validate(config.parse('{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}'))
+    only = net_conf.validate(net_conf.parse('{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00::/48"}'))
     choice = draw(only, taken=spans("0.0.0.0/0"))
     assert choice.subnet is None
     assert compatible(only, Lease(None, choice.ipv6_subnet, LeaseAttrs()))
@@ -137,7 +137,7 @@ def slow_free(conf: NetConf, taken: list[IPv4Network]) -> list[IPv4Network]:
     st.integers(),
 )
 def test_same_candidates_as_the_slow_twin(taken: list[IPv4Network], length: int, skip: int, seed: int) -> None:
-    small = config.validate(config.parse(f'{{"Network":"10.3.0.0/20","SubnetLen":{length}}}'))
+    small = net_conf.validate(net_conf.parse(f'{{"Network":"10.3.0.0/20","SubnetLen":{length}}}'))
     assert small.subnet_min is not None and small.subnet_max is not None
     lowest = min(small.subnet_min + skip * 2 ** (32 - length), small.subnet_max)
     small = replace(small, subnet_min=lowest)
@@ -156,7 +156,7 @@ def test_same_candidates_as_the_slow_twin(taken: list[IPv4Network], length: int,
 
 
 def test_ten_thousand_leases_take_milliseconds() -> None:
-    large = config.validate(config.parse('{"Network":"10.0.0.0/8","EnableIPv6":true,"IPv6Network":"fd00::/16"}'))
+    large = net_conf.validate(net_conf.parse('{"Network":"10.0.0.0/8","EnableIPv6":true,"IPv6Network":"fd00::/16"}'))
     assert large.subnet_min is not None and large.ipv6_subnet_min is not None
     first, ipv6_first = int(large.subnet_min), int(large.ipv6_subnet_min)
     taken = [(first + 256 * i, first + 256 * i + 255) for i in range(10_000)]

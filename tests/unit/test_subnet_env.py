@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataplane import subnet_env
 from dataplane.errors import HostError
-from dataplane.subnet_env import SubnetEnv
+from dataplane.flannel import subnet_env
+from dataplane.flannel.subnet_env import SubnetEnv
 
 dual = SubnetEnv(
     IPv4Network("10.5.0.0/16"),

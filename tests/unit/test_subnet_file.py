@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dataplane import subnet_env
-from dataplane.control import subnet_file
-from dataplane.control.renew import WallClock
+from dataplane.flannel import subnet_env
+from dataplane.keepers import subnet_file
+from dataplane.leases.renewal import WallClock
 from dataplane.observe.state import NodeState
 
 env = subnet_env.SubnetEnv(IPv4Network("10.3.0.0/16"), IPv4Network("10.3.1.0/24"), mtu=1450)

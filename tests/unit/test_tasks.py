@@ -16,13 +16,15 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from dataplane.control import tasks
-from dataplane.control.tasks import spawn
 from dataplane.errors import BadInput, CoreError, HostError, LeaseLost, StoreError
-from dataplane.host import command, ethtool, monitor, netfilter, sockets, xfrm
+from dataplane.host import command, ethtool, monitor, xfrm
+from dataplane.host.edges import sockets
+from dataplane.host.firewall import netfilter
 from dataplane.host.netlink import Host
 from dataplane.observe import notify
 from dataplane.observe.state import NodeState
+from dataplane.runtime import tasks
+from dataplane.runtime.tasks import spawn
 
 passing = [
     OSError(errno.EMFILE, "Too many open files"),

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 
-from dataplane import bpf
+from dataplane.bpf import calls
 from dataplane.errors import DataplaneError, HostError
 from dataplane.lab.bench.contestants import Contestant
 from dataplane.lab.bench.metrics import Sample
@@ -99,7 +99,7 @@ class Suite:
             )
         if "wire" in plan.underlays:
             try:
-                bpf.check(bpf.xdp_driver, bpf.redirecting(bpf.Helper.redirect, 1))
+                calls.check(calls.xdp_driver, calls.redirecting(calls.Helper.redirect, 1))
             except HostError as error:
                 self.left_out.append(f"the underlay wire: {error}")
                 plan = replace(plan, underlays=[name for name in plan.underlays if name != "wire"])

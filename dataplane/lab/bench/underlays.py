@@ -12,7 +12,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from socket import if_nametoindex
 
-from dataplane.bpf import Helper, Link, redirecting, xdp_driver
+from dataplane.bpf.calls import Helper, Link, redirecting, xdp_driver
 from dataplane.lab.commands import batch, run
 from dataplane.lab.node import Node
 from dataplane.lab.topology import Place, Underlay, underlay_address, underlay_address6, underlay_ipv4, underlay_ipv6

@@ -1,1 +1,0 @@
-"""What should be, what is, and how to get there: watch, desired, diff, apply, renew."""

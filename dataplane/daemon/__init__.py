@@ -1,0 +1,1 @@
+"""The daemon's life: run, start, lease, one life, end."""

@@ -1,0 +1,114 @@
+"""One daemon for each device and overlay of a network namespace, and for each subnet.env.
+
+What must stay true: the locks go with the process, however it ends, and another user cannot take them from us: a name
+in the abstract namespace (unix(7)), which is one for each network namespace, counts only where it is held by our own
+user or root.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import socket
+import struct
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from dataplane.errors import HostError
+from dataplane.runtime.private_files import open_file, opened_directory
+
+log = logging.getLogger(__name__)
+
+_prefix = "dataplane "
+_credentials = struct.Struct("=iII")  # struct ucred
+
+
+@contextmanager
+def alone(names: Iterable[str], advice: str = "a second one needs another network and device (VNI)") -> Iterator[None]:
+    """Hold devices and overlays of this network namespace; raises `HostError` where another daemon has one.
+
+    Args:
+        advice: what to do about it.
+    """
+    with ExitStack() as held:
+        for name in names:
+            address = f"\0{_prefix}{name}"
+            try:
+                holder = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
+                try:
+                    holder.bind(address)
+                    holder.listen()
+                except OSError:
+                    _refuse(name, address, advice)
+            except OSError as error:
+                log.warning("it cannot be told whether another daemon has %s: %s", name, error.strerror or error)
+        yield
+
+
+def _refuse(name: str, address: str, advice: str) -> None:
+    """Raise `HostError` if one of ours, or of root's, has the name; `OSError` if that cannot be told."""
+    pid, uid = _holder(address)
+    if uid not in (0, os.geteuid()):
+        log.warning("user %d (pid %d) has taken the name of %s, as if it were a daemon", uid, pid, name)
+        return
+    raise HostError(f"{name} is in use by another daemon (pid {pid}) in this network namespace; {advice}")
+
+
+def _holder(address: str) -> tuple[int, int]:
+    """Return process and user id of who listens there; raises `OSError`."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as asking:
+        asking.setblocking(False)
+        asking.connect(address)
+        pid, uid, _ = _credentials.unpack(asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _credentials.size))
+    return pid, uid
+
+
+def others(names: Collection[str]) -> dict[str, int]:
+    """Return devices and overlays of this network namespace that a daemon has, with its process id, but for these names.
+
+    What cannot be told is left out.
+    """
+    try:
+        lines = Path("/proc/self/net/unix").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return {}
+    found = {}
+    for name in {line.partition(f" @{_prefix}")[2] for line in lines} - {"", *names}:
+        with suppress(OSError):
+            pid, uid = _holder(f"\0{_prefix}{name}")
+            if uid in (0, os.geteuid()):
+                found[name] = pid
+    return found
+
+
+@contextmanager
+def subnet_file_lock(path: Path) -> Iterator[None]:
+    """Hold a subnet.env, by a lock file beside it; raises `HostError` where another daemon has it.
+
+    The directory is made by `subnet_env.check` before.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    try:
+        with opened_directory(path.parent) as directory:
+            descriptor = open_file(directory, lock, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        # A directory of many users or somebody else's is a poor place, but who has it is no reason not to start.
+        log.warning("it cannot be told whether another daemon writes %s: %s", path, error.strerror or error)
+        yield
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pid = os.read(descriptor, 32).decode(errors="replace").strip()
+            raise HostError(
+                f"--subnet-file {path} is in use by another daemon (pid {pid}); give each daemon a file of its own"
+            ) from None
+        with suppress(OSError):  # it is the lock that counts
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""What the kernel loses of our packets, found by comparing its counters."""

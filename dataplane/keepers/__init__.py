@@ -1,0 +1,1 @@
+"""What keeps one thing of the host equal to what should be: one contract (base), one file each."""

@@ -1,0 +1,1 @@
+"""This process: its time, its log, its tasks, its turns of the event loop, and the files that are its alone."""

@@ -1,0 +1,1 @@
+"""The Kubernetes lease store: a Node is a lease."""

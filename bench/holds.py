@@ -34,7 +34,7 @@ import uvloop
 
 from dataplane import core
 from dataplane.backends import DevicePlan, Plan, from_conf
-from dataplane.daemon.control import Control
+from dataplane.control.loop import Control
 from dataplane.host.netlink import Host
 from dataplane.keepers.base import Keeper
 from dataplane.keepers.device import TunDevice
@@ -42,7 +42,7 @@ from dataplane.keepers.peer_routes import Direct
 from dataplane.keepers.routes import RouteKeeper
 from dataplane.keepers.tun import TunKeeper
 from dataplane.lab import enclosure
-from dataplane.leases.renewal import Renewer, WallClock
+from dataplane.leases.renewal import Renewer
 from dataplane.model import (
     IPNetwork,
     Lease,
@@ -61,6 +61,7 @@ from dataplane.observe.notify import notify
 from dataplane.observe.state import NodeState
 from dataplane.observe.status import document
 from dataplane.runtime import collector
+from dataplane.runtime.clock import WallClock
 from dataplane.runtime.pieces import in_turns
 
 base = int(IPv4Address("8.0.0.0"))

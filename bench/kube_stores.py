@@ -14,10 +14,11 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from dataplane.backends import from_conf
-from dataplane.daemon.control import Control
-from dataplane.leases.renewal import WallClock
+from dataplane.control.loop import Control
+from dataplane.control.watching import Watching
 from dataplane.model import LeaseAttrs, NetConf
 from dataplane.observe.state import NodeState
+from dataplane.runtime.clock import WallClock
 from dataplane.stores.kube.access import KubeAccess
 from dataplane.stores.kube.store import KubeStore
 
@@ -31,13 +32,14 @@ class Follower:
 
     store: KubeStore
     control: Control
+    watching: Watching
     state: NodeState
     prefix: str
     tasks: list[asyncio.Task[None]]
 
     def ask_for_life(self) -> None:
         """Begin with the signs of life, which a daemon asks for from the start; a thousand starting would miss them."""
-        self.tasks.append(asyncio.create_task(self.control.ping(self.store)))
+        self.tasks.append(asyncio.create_task(self.watching.ping()))
 
     async def end(self) -> None:
         """End it as a daemon ends."""
@@ -77,9 +79,10 @@ async def follow(number: int, kubeconfig: Path, conf: Path, prefix: str = flanne
         doubt=lambda: None,
         contested=lambda _: None,
     )
-    tasks = [asyncio.create_task(control.watch(store))]
+    watching = Watching(store, control.slices, state, WallClock())
+    tasks = [asyncio.create_task(watching.watch())]
     await control.synced.wait()
-    return Follower(store, control, state, prefix, tasks)
+    return Follower(store, control, watching, state, prefix, tasks)
 
 
 def cpu_s(pid: int) -> float:

@@ -25,7 +25,7 @@ from statistics import median
 import uvloop
 
 from dataplane.backends import DevicePlan, Plan, from_conf
-from dataplane.daemon.control import Control
+from dataplane.control.loop import Control
 from dataplane.daemon.datapath import choose_datapath
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Host
@@ -36,9 +36,9 @@ from dataplane.keepers.peer_routes import Direct
 from dataplane.keepers.routes import RouteKeeper
 from dataplane.keepers.tun import TunKeeper
 from dataplane.lab import enclosure
-from dataplane.leases.renewal import WallClock
 from dataplane.model import IPNetwork, Lease, LeaseAttrs, LeasePut, NetConf, Peer, Snapshot, WatchEvent
 from dataplane.observe.state import Datapath, NodeState
+from dataplane.runtime.clock import WallClock
 
 modes = {"userspace": "vxlan", "kernel": "vxlan", "host-gw": "host-gw"}
 sizes = (1_000, 10_000)

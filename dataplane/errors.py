@@ -85,6 +85,18 @@ class LeaseWithdrawn(LeaseLost):
     """The store has taken it back, and gives us one again by itself: to be waited for, however long."""
 
 
+class Moved(DataplaneError):
+    """The node's external interface is another one, or has another address or MTU: one life ends, the next begins.
+
+    Args:
+        external: the interface as it is now (`host.interface.ExternalInterface`).
+    """
+
+    def __init__(self, text: str, external: object) -> None:
+        super().__init__(text)
+        self.external = external
+
+
 class HostError(DataplaneError):
     """The host refused something we asked of it: a device, an address, a route, a socket.
 

@@ -89,6 +89,11 @@ class Lease:
         parts = [f"{net.network_address}-{net.prefixlen}" for net in (self.subnet, self.ipv6_subnet) if net is not None]
         return "&".join(parts)
 
+    @property
+    def subnets(self) -> tuple[IPNetwork, ...]:
+        """One or two, IPv4 first."""
+        return tuple(net for net in (self.subnet, self.ipv6_subnet) if net is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class RefusedLease:

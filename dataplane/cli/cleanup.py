@@ -36,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
 def run(args: argparse.Namespace) -> int:
     """Clean up and print what was removed; returns 0, or raises `DataplaneError`."""
     from dataplane.footprint import record
+    from dataplane.footprint.removal import remove
 
     nothing = f"nothing to remove: no daemon has written down anything in {args.run_dir}"
     if record.find(args.run_dir) is None:
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
                 written = replace(written, firewall=False)
         if Path(written.subnet_file).is_file():
             stack.enter_context(subnet_file_lock(Path(written.subnet_file)))
-        done, left = asyncio.run(record.remove(path, written))
+        done, left = asyncio.run(remove(path, written))
     for line in left:
         print(f"left alone: {line}", file=sys.stderr)
     for line in done:

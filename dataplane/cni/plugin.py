@@ -64,7 +64,7 @@ def _run(command: str, text: bytes, version: str) -> int:
 
 
 def _add(conf: Conf) -> int:
-    given = netconf.for_delegate(conf, subnetfile.load(conf.subnet_file))
+    given = netconf.for_delegate(conf, _read_subnet_file(conf.subnet_file))
     path = _find_delegate(conf.delegate_type)
     state.save(
         conf.data_dir,
@@ -87,7 +87,7 @@ def _del(conf: Conf) -> int:
     given = attachment.netconf
     if given is None:
         try:
-            given = netconf.for_delegate(conf, subnetfile.load(conf.subnet_file))
+            given = netconf.for_delegate(conf, _read_subnet_file(conf.subnet_file))
         except Failure as failure:
             # An error would have the runtime try for ever.
             _note(f"{attachment.path} cannot be read, and it is not known what ADD gave the delegate: {failure.msg}")
@@ -121,7 +121,7 @@ def _check(conf: Conf) -> int:
 
 def _status(conf: Conf) -> int:
     try:
-        given = netconf.for_delegate(conf, subnetfile.load(conf.subnet_file))
+        given = netconf.for_delegate(conf, _read_subnet_file(conf.subnet_file))
         path = _find_delegate(conf.delegate_type)
         if not delegate.knows(path, conf.version):
             raise Failure(failures.not_available, f"{path} does not support CNI version {conf.version}")
@@ -146,7 +146,7 @@ def _gc(conf: Conf) -> int:
     try:
         path = _find_delegate(conf.delegate_type)
         if delegate.knows(path, conf.version):
-            given = netconf.for_delegate(conf, subnetfile.load(conf.subnet_file))
+            given = netconf.for_delegate(conf, _read_subnet_file(conf.subnet_file))
             given.update({name: conf.document[name] for name in _attachments if name in conf.document})
             _require_success(delegate.run(path, given))
     except Failure as failure:
@@ -185,6 +185,24 @@ def _require_success(answer: delegate.Answer) -> None:
 
 
 _commands = {"ADD": _add, "DEL": _del, "CHECK": _check, "STATUS": _status, "GC": _gc}
+
+
+def _read_subnet_file(path: str) -> subnetfile.SubnetFile:
+    """Read the node's subnet.env.
+
+    Raises:
+        Failure: it is not there (try again later), cannot be read, or does not say what is needed.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            text = file.read().decode("utf-8", "replace")
+    except OSError as error:
+        code = failures.try_again_later if isinstance(error, FileNotFoundError) else failures.io_failed
+        raise Failure(
+            code, f"failed to load flannel 'subnet.env' file: {path}: {error.strerror}", subnetfile.look_at
+        ) from error
+    return subnetfile.parse(text, path)
 
 
 def _check_environment(command: str) -> None:

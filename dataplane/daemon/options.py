@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
+from typing import Self
 
 from dataplane.stores.etcd.access import EtcdAccess
 from dataplane.stores.kube.access import KubeAccess
@@ -57,3 +58,7 @@ class Options:
     verbosity: int
     log_json: bool
     warnings: tuple[str, ...] = ()
+
+    def at(self, address: IPv4Address | None, address6: IPv6Address | None) -> Self:
+        """Return the same with what the store has set as our addresses, in place of the flags'."""
+        return replace(self, public_ip=address or self.public_ip, public_ipv6=address6 or self.public_ipv6)

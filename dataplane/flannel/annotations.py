@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any, TypeVar
 
@@ -18,7 +17,6 @@ import msgspec
 from dataplane.errors import BadInput, BadLease
 from dataplane.flannel import gotext
 from dataplane.model import Born, Lease, LeaseAttrs, NetConf, type_vxlan
-from dataplane.stores.kube.objects import Node
 
 Address = TypeVar("Address", IPv4Address, IPv6Address)
 
@@ -38,21 +36,6 @@ class Facts:
     cidrs: tuple[str, ...]
     annotations: Mapping[str, str]
     created: float = 0.0
-
-
-def facts_of(node: Node, prefix: str) -> Facts:
-    """Return what matters of a Node; `prefix` is a checked one (kube_access.read_prefix)."""
-    cidrs = tuple(node.spec.pod_cidrs or ()) or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
-    annotations = node.metadata.annotations or {}
-    ours = {name[len(prefix) :]: text for name, text in annotations.items() if name.startswith(prefix)}
-    return Facts(cidrs, ours, _read_time(node.metadata.creation_timestamp))
-
-
-def _read_time(text: str | None) -> float:
-    try:
-        return datetime.fromisoformat(text or "").timestamp()
-    except ValueError:
-        return 0.0
 
 
 def read_lease(name: str, facts: Facts, conf: NetConf) -> Lease | None:

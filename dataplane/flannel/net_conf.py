@@ -12,12 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 
-from dataplane.errors import BadConfig, BadInput, NoConfig
+from dataplane.errors import BadConfig, BadInput
 from dataplane.flannel import gotext
 from dataplane.model import IPAddress, IPNetwork, NetConf, type_udp
 
@@ -37,30 +36,6 @@ _never_pods: tuple[tuple[IPNetwork, str], ...] = tuple(
         ("ff00::/8", "multicast"),
     )
 )
-
-
-def load(path: Path) -> NetConf:
-    """Read, parse and validate the file; raises as `load_as` does."""
-    return load_as(path, validate)
-
-
-def load_as(path: Path, check: Callable[[NetConf], NetConf]) -> NetConf:
-    """Read and parse the file, and return what `check` makes of it.
-
-    Raises:
-        NoConfig: there is no such file (yet).
-        BadConfig: it cannot be read, or its content cannot be used.
-    """
-    try:
-        text = path.read_bytes()
-    except FileNotFoundError:
-        raise NoConfig(f"there is no network configuration at {path}") from None
-    except OSError as error:
-        raise BadConfig(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        return check(parse(text))
-    except BadConfig as error:
-        raise BadConfig(f"{path}: {error}") from error
 
 
 def parse(text: str | bytes) -> NetConf:

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from dataplane.errors import HostError
-from dataplane.leases.renewal import Clock
 from dataplane.model import IPNetwork
 from dataplane.observe.state import NodeState
+from dataplane.runtime.clock import Clock
 from dataplane.runtime.say import Say
 
 log = logging.getLogger(__name__)

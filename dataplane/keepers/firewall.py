@@ -17,9 +17,9 @@ from dataplane.flannel.subnet_env import SubnetEnv
 from dataplane.host.firewall import iptables, nftables
 from dataplane.host.firewall.netfilter import watch_rules
 from dataplane.host.firewall.rules import Encap, Wanted, overlays
-from dataplane.leases.renewal import Clock
 from dataplane.model import Lease, NetConf
 from dataplane.observe.state import NodeState
+from dataplane.runtime.clock import Clock
 from dataplane.runtime.say import Say
 from dataplane.runtime.tasks import spawn
 

@@ -14,9 +14,10 @@ import logging
 from collections.abc import Callable
 
 from dataplane.flannel import gotext
-from dataplane.leases.renewal import Clock, longest_rest_s
+from dataplane.leases.renewal import longest_rest_s
 from dataplane.model import Lease
 from dataplane.observe.state import NodeState
+from dataplane.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 

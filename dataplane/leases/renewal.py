@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable
-from typing import Protocol
 
 from dataplane.errors import LeaseLost, StoreError
 from dataplane.model import Lease
+from dataplane.runtime.clock import Clock
 from dataplane.stores.base import Store
 
 log = logging.getLogger(__name__)
@@ -26,35 +25,6 @@ shortest_rest_s = 1.0
 longest_rest_s = 10.0
 # The wall clock may be set while we sleep; looking at it this often bounds the damage.
 longest_sleep_s = 30.0
-
-
-class Clock(Protocol):
-    """Time as the control loop sees it."""
-
-    def now(self) -> float:
-        """Return Unix time in seconds."""
-        ...
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for `event`, at most `seconds`; return whether it is set."""
-        ...
-
-
-class WallClock:
-    """Real time."""
-
-    def now(self) -> float:
-        """Return Unix time in seconds."""
-        return time.time()
-
-    async def wait(self, event: asyncio.Event, seconds: float) -> bool:
-        """Wait for `event`, at most `seconds`; return whether it is set."""
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await event.wait()
-        except TimeoutError:
-            return False
-        return True
 
 
 class Renewer:

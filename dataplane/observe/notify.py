@@ -5,11 +5,14 @@ What must stay true: the watchdog is fed from the daemon's event loop, so that o
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
 
 from dataplane.errors import HostError
+
+log = logging.getLogger(__name__)
 
 
 def notify(*lines: str) -> None:
@@ -25,6 +28,14 @@ def notify(*lines: str) -> None:
             notifier.sendto("\n".join(lines).encode(), target)
     except OSError as error:
         raise HostError(f"cannot notify NOTIFY_SOCKET {address}: {error.strerror or error}") from error
+
+
+def tell_systemd(*lines: str) -> None:
+    """The same where it must not fail: what was not heard is logged."""
+    try:
+        notify(*lines)
+    except HostError as error:
+        log.warning("%s", error)
 
 
 def watchdog_period(environment: Mapping[str, str]) -> float | None:

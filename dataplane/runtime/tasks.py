@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, Protocol
 
-from dataplane.daemon.follow import Moved
-from dataplane.errors import BadInput, DataplaneError, LeaseLost, printable
-from dataplane.observe.state import NodeState
+from dataplane.errors import BadInput, DataplaneError, LeaseLost, Moved, printable
 
 log = logging.getLogger(__name__)
 Arguments = ParamSpec("Arguments")
@@ -25,10 +24,18 @@ calm_s = 60.0  # after which a trouble is over
 blocking_row = 3  # failures in a row that make the node unready
 
 
+class Told(Protocol):
+    """The part of `observe.state.NodeState` that this needs."""
+
+    blockers: dict[str, str]
+    notes: dict[str, str]
+    events: Counter[str]
+
+
 def spawn(
     group: asyncio.TaskGroup,
     name: str,
-    state: NodeState,
+    state: Told,
     work: Callable[Arguments, Coroutine[Any, Any, None]],
     *args: Arguments.args,
     **kwargs: Arguments.kwargs,
@@ -37,7 +44,7 @@ def spawn(
     group.create_task(_guard(name, state, lambda: work(*args, **kwargs)), name=name)
 
 
-async def _guard(name: str, state: NodeState, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+async def _guard(name: str, state: Told, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     subject = f"task {name}"
     row = 0
     said = ""

@@ -31,9 +31,9 @@ from pyroute2 import IPRoute
 
 from dataplane.cli import flags
 from dataplane.daemon.options import Options
-from dataplane.daemon.run import Daemon
+from dataplane.daemon.start import Daemon
 from dataplane.footprint.rundir import run_directory
-from dataplane.leases.renewal import WallClock
+from dataplane.runtime.clock import WallClock
 from dataplane.runtime.limits import raise_descriptor_limit
 from dataplane.runtime.tasks import first_error
 

@@ -28,9 +28,9 @@ from dataplane.host.firewall.rules import Encap, Overlay, Wanted
 from dataplane.keepers.firewall import Firewall
 from dataplane.lab.commands import batch, run
 from dataplane.lab.topology import Place
-from dataplane.leases.renewal import WallClock
 from dataplane.model import Lease, LeaseAttrs, NetConf
 from dataplane.observe.state import NodeState
+from dataplane.runtime.clock import WallClock
 
 Body = Callable[[str], Awaitable[None]]
 

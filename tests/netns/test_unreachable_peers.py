@@ -35,7 +35,7 @@ def peer(node: DaemonNode, other: DaemonNode, version: int = 4) -> dict[str, Any
 
 def lines(node: DaemonNode) -> list[str]:
     """What the log says of peers."""
-    return [line for line in node.log().splitlines() if "dataplane.daemon.unreachable" in line]
+    return [line for line in node.log().splitlines() if "dataplane.follow.unreachable" in line]
 
 
 def send_once(lab: Lab, version: int = 4) -> None:

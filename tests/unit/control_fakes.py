@@ -14,7 +14,8 @@ from typing import Any
 
 from dataplane.backends.base import DevicePlan, Plan
 from dataplane.backends.vxlan import VxlanBackend
-from dataplane.daemon.control import Control
+from dataplane.control.loop import Control
+from dataplane.control.watching import Watching
 from dataplane.errors import CoreError, HostError, StoreError
 from dataplane.host.netlink import Address, Link, Route
 from dataplane.keepers.tun import TunKeeper
@@ -252,7 +253,7 @@ class FakeStore:
 
 
 class Node:
-    """Everything of one node, wired as app.py wires it."""
+    """Everything of one node, wired as daemon/life.py wires it."""
 
     def __init__(self, conf: NetConf = conf, meaning: LeaseMeaning = backend) -> None:
         self.net = Net()
@@ -276,6 +277,7 @@ class Node:
             doubt=self.doubt,
             contested=self.contested.append,
         )
+        self.watching = Watching(self.store, self.control.slices, self.state, self.clock)
 
     def keep(self, plan: Plan, wanted: Mapping[IPNetwork, Peer]) -> tuple[TunKeeper]:
         assert isinstance(plan, DevicePlan)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from dataplane.errors import BadConfig, StoreError
 from dataplane.flannel import net_conf
 from dataplane.model import NetConf
+from dataplane.stores import net_conf_file
 
 
 def valid(**members: Any) -> NetConf:
@@ -194,14 +195,14 @@ def test_a_family_switched_off_is_not_judged() -> None:
 def test_load_names_the_path(tmp_path: Path) -> None:
     path = tmp_path / "net-conf.json"
     with pytest.raises(StoreError, match=str(path)):
-        net_conf.load(path)
+        net_conf_file.load(path)
     path.write_text('{"Network": 5}')
     with pytest.raises(BadConfig, match=f"{path}: Network: 5"):
-        net_conf.load(path)
+        net_conf_file.load(path)
     path.write_text('{"Network":"10.3.0.0/16"}')
-    assert net_conf.load(path).subnet_min == IPv4Address("10.3.1.0")
+    assert net_conf_file.load(path).subnet_min == IPv4Address("10.3.1.0")
     with pytest.raises(BadConfig, match=f"{tmp_path}: cannot be read"):
-        net_conf.load(tmp_path)
+        net_conf_file.load(tmp_path)
 
 
 _names = st.sampled_from(["Network", "IPv6Network", "SubnetMin", "SubnetLen", "EnableIPv6", "Backend", "x"])

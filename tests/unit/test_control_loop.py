@@ -179,9 +179,7 @@ def test_broken_watch_begins_again_with_what_changed_meanwhile() -> None:
         node = await opened(lease(2))
         node.store.snapshot = Snapshot((own, lease(3)))
         node.store.events.put_nowait(StoreError("disk gone"))
-        await run_until(
-            lambda: node.store.watches == 2 and lease(3).subnet in node.table, node.control.watch(node.store)
-        )
+        await run_until(lambda: node.store.watches == 2 and lease(3).subnet in node.table, node.watching.watch())
         assert lease(2).subnet not in node.table
         assert node.state.events["store_errors"] == 1
 
@@ -192,12 +190,12 @@ def test_readiness_follows_the_store() -> None:
     async def scenario() -> None:
         node = await opened()
         node.store.silent = "disk gone"
-        await run_until(lambda: bool(node.state.unready()), node.control.ping(node.store))
+        await run_until(lambda: bool(node.state.unready()), node.watching.ping())
         assert node.clock.now() - start_s < 10
         assert any("disk gone" in problem for problem in node.state.problems())
         assert lease(1).subnet in node.table
         node.store.silent = ""
-        await run_until(lambda: not node.state.unready(), node.control.ping(node.store))
+        await run_until(lambda: not node.state.unready(), node.watching.ping())
         assert list(node.state.problems()) == []
 
     go(scenario())
@@ -208,14 +206,14 @@ def test_a_watch_that_does_not_stand_is_a_blocker_whatever_else_the_store_answer
         node = await opened()
         node.store.takes_watches = False
         node.store.events.put_nowait(StoreError("watching is forbidden"))
-        watch, ping = node.control.watch(node.store), node.control.ping(node.store)
+        watch, ping = node.watching.watch(), node.watching.ping()
         await run_until(lambda: "forbidden" in node.state.blockers.get("watch", ""), watch, ping)
         assert node.clock.now() - start_s < 30
         assert node.state.blockers["watch"] == "no changes of leases arrive from the store: watching is forbidden"
         assert node.state.unready() == [node.state.blockers["watch"]]
         assert lease(1).subnet in node.table
         node.store.takes_watches = True
-        watch, ping = node.control.watch(node.store), node.control.ping(node.store)
+        watch, ping = node.watching.watch(), node.watching.ping()
         await run_until(lambda: not node.state.unready(), watch, ping)
 
     go(scenario())
@@ -237,7 +235,7 @@ def test_watches_that_fail_are_begun_again_at_any_time_up_to_a_limit_that_double
         node.clock.wait = noted  # type: ignore[method-assign]
         for _ in range(40):
             node.store.events.put_nowait(StoreError("no route"))
-        await run_until(lambda: len(waits) == 40, node.control.watch(node.store))
+        await run_until(lambda: len(waits) == 40, node.watching.watch())
         limits = [min(5.0, 0.1 * 2**number) for number in range(40)]
         assert all(0 <= wait <= limit for wait, limit in zip(waits, limits, strict=True))
         shares = [wait / limit for wait, limit in zip(waits, limits, strict=True)]
@@ -275,13 +273,13 @@ def test_ten_thousand_changes_at_once_are_a_few_changes_of_the_table() -> None:
         for number in range(2, 10_002):
             node.store.events.put_nowait(LeasePut(lease(number)))
         forwarder = node.device.forwarder
-        await run_until(lambda: len(forwarder.peers) == 10_001, node.control.watch(node.store))
+        await run_until(lambda: len(forwarder.peers) == 10_001, node.watching.watch())
         assert forwarder.commits < 150
         # The last word counts, whatever came before it in the same batch.
         node.store.snapshot = Snapshot((own, lease(2)))
         for event in (LeaseGone(lease(2).key), LeasePut(lease(3)), LeaseGone(lease(3).key), LeasePut(lease(4))):
             node.store.events.put_nowait(event)
-        await run_until(lambda: len(forwarder.peers) == 2, node.control.watch(node.store))
+        await run_until(lambda: len(forwarder.peers) == 2, node.watching.watch())
         assert set(forwarder.peers) == {own.subnet, lease(4).subnet}
 
     go(scenario())

@@ -17,13 +17,13 @@ def test_without_the_extra_the_daemon_loads_and_its_store_is_refused_by_name(ext
 import sys
 sys.modules[{blocked!r}] = None
 from types import SimpleNamespace
-from dataplane.daemon import run
+from dataplane.daemon.open_store import open_store
 from dataplane import errors
 from dataplane.cli import flags
 asked = SimpleNamespace(kube=None, etcd=None)
 setattr(asked, {extra!r}, object())
 try:
-    run._store(asked)
+    open_store(asked)
 except errors.BadInput as error:
     print(error)
 """

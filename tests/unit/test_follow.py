@@ -9,8 +9,9 @@ from ipaddress import IPv4Address, ip_interface
 import pytest
 from control_fakes import FakeStore, Net, VirtualClock, conf, go, run_until
 
-from dataplane.daemon.follow import Moved, follow_config, follow_interface
-from dataplane.errors import BadConfig, HostError, NoConfig, StoreError
+from dataplane.errors import BadConfig, HostError, Moved, NoConfig, StoreError
+from dataplane.follow.config import follow_config
+from dataplane.follow.interface import follow_interface
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Link
 from dataplane.model import NetConf

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 
 from dataplane.errors import BadInput, HostError
-from dataplane.footprint import record
+from dataplane.footprint import form, record
+from dataplane.footprint.form import Footprint
+from dataplane.footprint.removal import remove
 from dataplane.runtime.place import Place, here
 
 mac, other_mac = "02:00:00:00:00:01", "02:00:00:00:00:02"
 net, subnet = IPv4Network("10.3.0.0/16"), IPv4Network("10.3.5.0/24")
-ours = record.Footprint(
-    {"none-such": frozenset({mac})}, ("eth0",), (net,), (subnet,), False, False, "/nonexistent/subnet.env"
-)
+ours = Footprint({"none-such": frozenset({mac})}, ("eth0",), (net,), (subnet,), False, False, "/nonexistent/subnet.env")
 elsewhere = Place(here().boot, 1234, here().cookie + 1)
 
 
@@ -50,7 +50,8 @@ def test_another_network_namespaces_is_refused_and_comes_back_to_it(
 ) -> None:
     record.add(run_dir, ours)
     mine = here()
-    monkeypatch.setattr(record, "here", lambda: elsewhere)
+    for module in (form, record):
+        monkeypatch.setattr(module, "here", lambda: elsewhere)
     with pytest.raises(BadInput, match=rf"footprint.json is of another network namespace \(net:\[{mine.netns}\]"):
         record.find(run_dir)
     theirs = replace(ours, devices={"their-dev": frozenset({other_mac})}, interfaces=("eth7",), place=elsewhere)
@@ -70,7 +71,7 @@ def test_of_an_earlier_boot_only_files_are_left(run_dir: Path, tmp_path: Path) -
     put(run_dir, place={"boot": "another", "netns": 1, "cookie": 1}, subnet_file=str(file), devices={"lo": []})
     found = record.find(run_dir)
     assert found is not None and found[1].is_gone
-    assert asyncio.run(record.remove(*found)) == ([str(file), str(found[0])], [])
+    assert asyncio.run(remove(*found)) == ([str(file), str(found[0])], [])
     put(run_dir, place={"boot": "another", "netns": 1, "cookie": 1}, networks=["10.9.0.0/16"])
     record.add(run_dir, ours)
     assert record.read(run_dir) == ours
@@ -169,7 +170,7 @@ def test_what_can_be_read_is_done_and_the_rest_named(run_dir: Path, changes: dic
     found = record.find(run_dir)
     assert found is not None and found[1].devices == ours.devices and found[1].interfaces == ours.interfaces
     with pytest.raises(HostError, match=fault):
-        asyncio.run(record.remove(*found))
+        asyncio.run(remove(*found))
     assert found[0].exists()
     record.add(run_dir, ours)
     after = record.read(run_dir)
@@ -189,7 +190,7 @@ def test_a_subnet_file_that_is_not_ours_is_left(run_dir: Path, tmp_path: Path, k
     put(run_dir, subnet_file=str(file))
     found = record.find(run_dir)
     assert found is not None
-    done, left = asyncio.run(record.remove(*found))
+    done, left = asyncio.run(remove(*found))
     assert done == [str(found[0])]
     assert len(left) == 1 and left[0].startswith(str(file))
     assert os.path.lexists(file) and target.exists()

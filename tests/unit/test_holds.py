@@ -84,7 +84,7 @@ def test_between_two_slices_of_leases_others_have_their_turn(monkeypatch: pytest
                 node.store.events.put_nowait(LeasePut(each))
         else:
             node.store.snapshot = Snapshot((own, *leases()))
-        await run_until(lambda: node.state.leases == many, node.control.watch(node.store), others.run())
+        await run_until(lambda: node.state.leases == many, node.watching.watch(), others.run())
         by_turn: dict[int, int] = {}
         for turn, units in at:
             by_turn[turn] = by_turn.get(turn, 0) + units

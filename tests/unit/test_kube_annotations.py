@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.errors import BadInput, BadLease
-from dataplane.flannel.annotations import Facts, facts_of, own_addresses, read_lease, wanted
+from dataplane.flannel.annotations import Facts, own_addresses, read_lease, wanted
 from dataplane.leases.view import LeaseView
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, NetConf, RefusedLease
 from dataplane.stores.kube.access import read_access, read_prefix
-from dataplane.stores.kube.nodes import Nodes, Own
+from dataplane.stores.kube.nodes import Nodes, Own, facts_of
 from dataplane.stores.kube.objects import Metadata, Node, NodeSpec
 
 prefix = "flannel.alpha.coreos.com/"

@@ -12,12 +12,13 @@ import pytest
 from dataplane.cli.status import fetch
 from dataplane.errors import BadInput, HostError
 from dataplane.footprint import record
+from dataplane.footprint.form import Footprint
 from dataplane.footprint.rundir import run_directory
 from dataplane.observe.health import Server
 from dataplane.observe.state import NodeState
 
 nobody = 65534
-left = record.Footprint({}, ("eth0",), (IPv4Network("10.3.0.0/16"),), (), False, False, "/run/flannel/subnet.env")
+left = Footprint({}, ("eth0",), (IPv4Network("10.3.0.0/16"),), (), False, False, "/run/flannel/subnet.env")
 
 
 def use(directory: Path) -> None:

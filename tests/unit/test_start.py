@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
-from dataplane.daemon import run
+from dataplane.daemon import asking
 from dataplane.errors import OutOfSubnets, StoreBusy, StoreError
 from dataplane.observe.state import NodeState
 
 
 def ask(monkeypatch: pytest.MonkeyPatch, *errors: StoreError) -> tuple[int, list[str]]:
     """Ask a store that raises these, then answers; return how often it was asked, and what blocked the start."""
-    monkeypatch.setattr(run, "acquire_s", 0.0)
-    monkeypatch.setattr(run, "acquire_retry_s", 0.0)
-    state, nothing, asked = NodeState(), Any, []
+    monkeypatch.setattr(asking, "acquire_s", 0.0)
+    monkeypatch.setattr(asking, "acquire_retry_s", 0.0)
+    state, asked = NodeState(), []
     left = list(errors)
 
     async def store() -> int:
@@ -25,8 +24,7 @@ def ask(monkeypatch: pytest.MonkeyPatch, *errors: StoreError) -> tuple[int, list
             raise left.pop(0)
         return len(asked)
 
-    life = run._Life(nothing, state, nothing, nothing, nothing, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
-    count = asyncio.run(life._patiently(store))
+    count = asyncio.run(asking.patiently(state, store))
     assert "acquire" not in state.blockers
     return count, asked
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataplane.errors import HostError
-from dataplane.flannel import subnet_env
 from dataplane.flannel.subnet_env import SubnetEnv
+from dataplane.keepers import subnet_file
 
 dual = SubnetEnv(
     IPv4Network("10.5.0.0/16"),
@@ -27,7 +27,7 @@ dual = SubnetEnv(
 
 def test_exact_text_of_a_dual_stack_file(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
-    subnet_env.write(path, dual)
+    subnet_file.write(path, dual)
     assert path.read_text() == (
         "FLANNEL_NETWORK=10.5.0.0/16\n"
         "FLANNEL_SUBNET=10.5.72.1/24\n"
@@ -36,16 +36,16 @@ def test_exact_text_of_a_dual_stack_file(tmp_path: Path) -> None:
         "FLANNEL_MTU=1450\n"
         "FLANNEL_IPMASQ=true\n"
     )
-    assert subnet_env.read(path) == dual
+    assert subnet_file.read(path) == dual
 
 
 def test_one_family_only(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
-    subnet_env.write(path, SubnetEnv(network=dual.network, subnet=dual.subnet, mtu=1472))
+    subnet_file.write(path, SubnetEnv(network=dual.network, subnet=dual.subnet, mtu=1472))
     assert path.read_text() == (
         "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1472\nFLANNEL_IPMASQ=false\n"
     )
-    subnet_env.write(path, SubnetEnv(ipv6_network=dual.ipv6_network, ipv6_subnet=dual.ipv6_subnet, mtu=1430))
+    subnet_file.write(path, SubnetEnv(ipv6_network=dual.ipv6_network, ipv6_subnet=dual.ipv6_subnet, mtu=1430))
     assert path.read_text().splitlines()[0] == "FLANNEL_IPV6_NETWORK=2001:cafe:42::/56"
 
 
@@ -53,7 +53,7 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
     path = tmp_path / "run" / "flannel" / "subnet.env"
     before = os.umask(0o077)
     try:
-        subnet_env.write(path, dual)
+        subnet_file.write(path, dual)
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o644
@@ -63,31 +63,31 @@ def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
 
 def test_replaced_not_rewritten_and_nothing_left_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "subnet.env"
-    subnet_env.write(path, dual)
+    subnet_file.write(path, dual)
     with path.open() as old:
-        subnet_env.write(path, SubnetEnv(mtu=1))
+        subnet_file.write(path, SubnetEnv(mtu=1))
         assert "FLANNEL_NETWORK=10.5.0.0/16" in old.read()  # a reader keeps the whole old file
     assert os.listdir(tmp_path) == ["subnet.env"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "subnet.env"
-    subnet_env.write(path, dual)
+    subnet_file.write(path, dual)
 
     def refuse(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(HostError, match=f"{path}: No space left"):
-        subnet_env.write(path, SubnetEnv(mtu=1))
-    assert subnet_env.read(path) == dual
+        subnet_file.write(path, SubnetEnv(mtu=1))
+    assert subnet_file.read(path) == dual
     assert os.listdir(tmp_path) == ["subnet.env"]
 
 
 def test_a_missing_file_says_nothing_and_an_unreadable_one_is_named(tmp_path: Path) -> None:
-    assert subnet_env.read(tmp_path / "none") == SubnetEnv()
+    assert subnet_file.read(tmp_path / "none") == SubnetEnv()
     with pytest.raises(HostError, match=str(tmp_path)):
-        subnet_env.read(tmp_path)
+        subnet_file.read(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_missing_file_says_nothing_and_an_unreadable_one_is_named(tmp_path: Pa
 def test_reader_is_tolerant(tmp_path: Path, text: str, expected: str | None) -> None:
     path = tmp_path / "subnet.env"
     path.write_text(text)
-    assert subnet_env.read(path).subnet == (IPv4Network(expected) if expected else None)
+    assert subnet_file.read(path).subnet == (IPv4Network(expected) if expected else None)
 
 
 @given(st.binary() | st.text("FLANEL_SUBTMQIPV6=,\n0123456789./: '\"#").map(str.encode))
@@ -118,23 +118,23 @@ def test_no_content_makes_the_reader_fail(content: bytes) -> None:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        subnet_env.read(Path(file.name))
+        subnet_file.read(Path(file.name))
 
 
 @pytest.mark.parametrize("mtu", ["-50", "x", "9" * 5000, "", "1.5", "²"])
 def test_an_unusable_mtu_is_zero(tmp_path: Path, mtu: str) -> None:
     path = tmp_path / "subnet.env"
     path.write_text(f"FLANNEL_MTU={mtu}\n")
-    assert subnet_env.read(path).mtu == 0
+    assert subnet_file.read(path).mtu == 0
 
 
 def test_check_finds_what_write_would_and_leaves_no_file(tmp_path: Path) -> None:
     path = tmp_path / "new" / "subnet.env"
-    subnet_env.check(path)
+    subnet_file.check(path)
     assert list(path.parent.iterdir()) == []
     path.write_text("old")
-    subnet_env.check(path)
+    subnet_file.check(path)
     assert path.read_text() == "old" and len(list(path.parent.iterdir())) == 1
     for bad in (path / "subnet.env", path.parent, Path("/proc/subnet.env")):
         with pytest.raises(HostError, match=f"cannot write {bad}"):
-            subnet_env.check(bad)
+            subnet_file.check(bad)

@@ -13,8 +13,8 @@ import pytest
 
 from dataplane.flannel import subnet_env
 from dataplane.keepers import subnet_file
-from dataplane.leases.renewal import WallClock
 from dataplane.observe.state import NodeState
+from dataplane.runtime.clock import WallClock
 
 env = subnet_env.SubnetEnv(IPv4Network("10.3.0.0/16"), IPv4Network("10.3.1.0/24"), mtu=1450)
 
@@ -61,14 +61,14 @@ def test_it_is_put_back(
     path = tmp_path / "flannel" / "subnet.env"
     victim = path.with_name("victim")
     state = NodeState()
-    subnet_env.write(path, env)
+    subnet_file.write(path, env)
     right = path.read_bytes()
     victim.write_bytes(right)
     harm(path)
-    assert not subnet_env.stands(path, env)
+    assert not subnet_file.stands(path, env)
     with caplog.at_level(logging.WARNING):
         asyncio.run(keep(path, state, lambda: state.events["repairs"] > 0))
-    assert subnet_env.stands(path, env) and path.read_bytes() == right and not path.is_symlink()
+    assert subnet_file.stands(path, env) and path.read_bytes() == right and not path.is_symlink()
     assert path.stat().st_mode & 0o777 == 0o644 and victim.read_bytes() == right
     assert state.events["repairs"] == 1 and str(path) in caplog.text
     assert "subnet file" not in state.blockers
@@ -83,4 +83,4 @@ def test_what_cannot_be_put_back_is_told_and_tried_again(tmp_path: Path, monkeyp
     assert str(path) in state.blockers["subnet file"]
     path.rmdir()
     asyncio.run(keep(path, state, lambda: "subnet file" not in state.blockers))
-    assert subnet_env.stands(path, env)
+    assert subnet_file.stands(path, env)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from control_fakes import FakeForwarder, VirtualClock, backend, conf, go, own, run_until
 
-from dataplane.daemon import unreachable
-from dataplane.daemon.unreachable import UnreachableWatch
 from dataplane.errors import HostError, HostFault
+from dataplane.follow import unreachable
+from dataplane.follow.unreachable import UnreachableWatch
 from dataplane.host.edges.icmp_errors import Unreachable
 from dataplane.model import IPNetwork, Peer, PeerCounters
 from dataplane.observe.state import DeviceState, NodeState

@@ -9,13 +9,12 @@ Source: flannel-io/cni-plugin flannel.go (loadFlannelSubnetEnv); flannel.md sect
 from __future__ import annotations
 
 import _socket
-import os
 
 from dataplane.flannel.cni import failures
 from dataplane.flannel.cni.failures import Failure
 
 default_path = "/run/flannel/subnet.env"
-_look_at = (
+look_at = (
     "flannel's daemon (flanneld, dataplane) on this node writes it as soon as it has a subnet. Look at the daemon's log: "
     "`kubectl -n flannel-dataplane logs ds/flannel-dataplane` for the pod on this node, or `journalctl -u dataplane`"
 )
@@ -38,22 +37,6 @@ class SubnetFile:
         self.ip_masq = ip_masq
 
 
-def load(path: str) -> SubnetFile:
-    """Read the file.
-
-    Raises:
-        Failure: it is not there (try again later), cannot be read, or does not say what is needed.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            text = file.read().decode("utf-8", "replace")
-    except OSError as error:
-        code = failures.try_again_later if isinstance(error, FileNotFoundError) else failures.io_failed
-        raise Failure(code, f"failed to load flannel 'subnet.env' file: {path}: {error.strerror}", _look_at) from error
-    return parse(text, path)
-
-
 def parse(text: str, path: str) -> SubnetFile:
     """Return what the text of the file at `path` says; raises `Failure`."""
     values = dict(line.rstrip().partition("=")[::2] for line in text.splitlines() if "=" in line)
@@ -67,7 +50,7 @@ def parse(text: str, path: str) -> SubnetFile:
         if not any(name in values for name in names):
             missing += names
     if missing:
-        raise Failure(failures.subnet_file_unusable, f"{path} is missing {', '.join(missing)}", _look_at)
+        raise Failure(failures.subnet_file_unusable, f"{path} is missing {', '.join(missing)}", look_at)
     mtu = values["FLANNEL_MTU"]
     if not (mtu.isascii() and mtu.isdigit() and len(mtu) < 10):
         raise _unusable(path, "FLANNEL_MTU", mtu, "a number of bytes")
@@ -110,4 +93,4 @@ def prefix(text: str, family: int) -> str:
 
 
 def _unusable(path: str, name: str, value: str, allowed: str) -> Failure:
-    return Failure(failures.subnet_file_unusable, f"{path}: {name}={value} is not {allowed}", _look_at)
+    return Failure(failures.subnet_file_unusable, f"{path}: {name}={value} is not {allowed}", look_at)

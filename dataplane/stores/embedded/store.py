@@ -19,9 +19,9 @@ from random import Random, SystemRandom
 from typing import TypeVar
 
 from dataplane.errors import BadInput, BadLease, LeaseLost, OutOfSubnets, StoreError, printable
-from dataplane.flannel import net_conf
 from dataplane.flannel.lease_format import encode_value
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
+from dataplane.stores import net_conf_file
 from dataplane.stores.base import Store, Watched
 from dataplane.stores.choice import choose, compatible, overlaps
 from dataplane.stores.embedded import rows
@@ -69,7 +69,7 @@ class LocalStore(Store):
 
     async def read_config(self) -> NetConf:
         """Return the validated configuration; raises `BadConfig`, or `StoreError` if there is no such file."""
-        return await self._in_thread(lambda: net_conf.load(self._net_conf_path))
+        return await self._in_thread(lambda: net_conf_file.load(self._net_conf_path))
 
     async def acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
         """Return our lease: the one we hold, else the previous subnets, else free ones (see stores.choice).
@@ -152,7 +152,7 @@ class LocalStore(Store):
             self._database = None
 
     def _acquire(self, database: Database, node: str, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
-        conf = net_conf.load(self._net_conf_path)
+        conf = net_conf_file.load(self._net_conf_path)
         with database.write() as connection:
             rows.expire(connection, self._clock.boot())
             own = _own(connection, node)
@@ -190,7 +190,7 @@ class LocalStore(Store):
         return renewed
 
     def _reserve(self, database: Database, lease: Lease) -> Lease:
-        conf = net_conf.load(self._net_conf_path)
+        conf = net_conf_file.load(self._net_conf_path)
         if not compatible(conf, lease):
             raise BadInput(f"cannot reserve {lease.key}: {_allowed(conf)}")
         node = _node(lease.attrs)

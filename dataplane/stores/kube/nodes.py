@@ -11,9 +11,10 @@ import logging
 from bisect import bisect_left, insort
 from collections.abc import Set
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from dataplane.errors import BadInput, BadLease
-from dataplane.flannel.annotations import Facts, facts_of, published, read_lease, refused_key, wanted
+from dataplane.flannel.annotations import Facts, published, read_lease, refused_key, wanted
 from dataplane.model import Born, Lease, LeaseGone, LeasePut, LeaseRefused, NetConf, RefusedLease, Snapshot, WatchEvent
 from dataplane.stores.kube.condition import NetworkCondition
 from dataplane.stores.kube.objects import Node
@@ -176,3 +177,18 @@ class Nodes:
             return [LeaseGone(key)]
         self._told[key] = want
         return [want]
+
+
+def facts_of(node: Node, prefix: str) -> Facts:
+    """Return what matters of a Node; `prefix` is a checked one (access.read_prefix)."""
+    cidrs = tuple(node.spec.pod_cidrs or ()) or ((node.spec.pod_cidr,) if node.spec.pod_cidr else ())
+    annotations = node.metadata.annotations or {}
+    ours = {name[len(prefix) :]: text for name, text in annotations.items() if name.startswith(prefix)}
+    return Facts(cidrs, ours, _read_time(node.metadata.creation_timestamp))
+
+
+def _read_time(text: str | None) -> float:
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except ValueError:
+        return 0.0

@@ -18,14 +18,15 @@ from pathlib import Path
 from random import Random, SystemRandom
 
 from dataplane.errors import BadInput, BadLease, LeaseWithdrawn, NoLease, StoreError
-from dataplane.flannel import net_conf
-from dataplane.flannel.annotations import Facts, born_of, facts_of, own_addresses, read_lease, read_subnets, wanted
+from dataplane.flannel.annotations import Facts, born_of, own_addresses, read_lease, read_subnets, wanted
+from dataplane.flannel.net_conf import networks_only
 from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, WatchEvent
+from dataplane.stores import net_conf_file
 from dataplane.stores.base import Store
 from dataplane.stores.kube.access import KubeAccess
 from dataplane.stores.kube.client import KubeClient, Refused, Timing, not_found
 from dataplane.stores.kube.condition import condition_type
-from dataplane.stores.kube.nodes import Nodes, Own
+from dataplane.stores.kube.nodes import Nodes, Own, facts_of
 from dataplane.stores.kube.position import Position
 from dataplane.stores.kube.watch import Spans, follow
 
@@ -77,7 +78,7 @@ class KubeStore(Store):
             BadConfig: it cannot be used.
             StoreError: there is none yet.
         """
-        return net_conf.load_as(self._net_conf_path, net_conf.networks_only)
+        return net_conf_file.load_as(self._net_conf_path, networks_only)
 
     async def addresses(self) -> tuple[IPv4Address | None, IPv6Address | None]:
         """Return the Node's annotations node-public-ip and node-public-ipv6; raises `BadInput` where they are none."""

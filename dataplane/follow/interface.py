@@ -1,4 +1,4 @@
-"""Watches what we were told at the start: the external interface, and the network configuration.
+"""Watches the external interface that was chosen at the start.
 
 What must stay true: the interface that was chosen is kept for as long as it has our address, whatever else appears on
 the host; only once it has not is the choice made anew, and a change that does not last is none, nor is a link-local
@@ -13,33 +13,20 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Protocol
 
-from dataplane.backends import from_conf
-from dataplane.errors import DataplaneError, HostError, NoConfig, StoreError
+from dataplane.errors import DataplaneError, HostError, Moved
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Address, Link
-from dataplane.leases.renewal import Clock
-from dataplane.model import NetConf
 from dataplane.observe.state import NodeState
-from dataplane.runtime.say import Say
-from dataplane.stores.base import Store
+from dataplane.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 
 look_s = 10.0
 again_s = 1.0  # while it is not fit for use, or about to be another
 lasting_s = 0.3  # a change that is still there after this is meant: DHCP clients take an address away to put it back
-config_s = 30.0
 subject = "interface"
 Choose = Callable[[], Awaitable[ExternalInterface]]
 Check = Callable[[ExternalInterface], None]  # raises `HostError` if it is not fit for use
-
-
-class Moved(DataplaneError):
-    """The node's external interface is another one, or has another address or MTU."""
-
-    def __init__(self, external: ExternalInterface) -> None:
-        super().__init__(f"{external.name} {external.address or external.address6} mtu {external.mtu}")
-        self.external = external
 
 
 class Links(Protocol):
@@ -76,7 +63,7 @@ async def follow_interface(
             if moved is not None:
                 await clock.wait(never, lasting_s)
                 if await _moved(host, current, choose, check, state) == moved:
-                    raise Moved(moved)
+                    raise Moved(f"{moved.name} {moved.address or moved.address6} mtu {moved.mtu}", moved)
             # What was seen may have been the look's own failure, after which the kernel has nothing to tell.
             rest = again_s if moved is not None or subject in state.blockers else look_s
     finally:
@@ -149,30 +136,3 @@ async def _moved(
     state.blockers.pop(subject, None)
     same = (found.name, found.mtu, found.address, found.address6)
     return None if same == (current.name, current.mtu, current.address, current.address6) else found
-
-
-async def follow_config(store: Store, conf: NetConf, state: NodeState, clock: Clock) -> None:
-    """Say when the store's network configuration is no longer the one in use, for ever. It is read at start only."""
-    never = asyncio.Event()
-    say = Say(log)
-    while True:
-        await clock.wait(never, config_s)
-        news = ""
-        try:
-            found = await store.read_config()
-            if found != conf:
-                from_conf(found)
-                news = "it has changed; restart the daemon to take it up"
-        except NoConfig as error:
-            news = f"it was deleted ({error}); put it back: a daemon that starts without it waits"
-        except StoreError:
-            continue  # `ping` tells
-        except DataplaneError as error:
-            news = f"it has changed, to one that cannot be used ({error}); mend it: a daemon that starts with it ends"
-        if news:
-            text = f"the network configuration in use is not the store's: {news}"
-            state.notes["config"] = text
-            say.warn("config", text, clock.now())
-        else:
-            state.notes.pop("config", None)
-            say.over("config", "the network configuration in use is the store's again")

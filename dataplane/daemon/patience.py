@@ -1,8 +1,7 @@
-"""The life loop's two helpers: what carries the packets from one life to the next, and the wait after a start that failed.
+"""The wait after a start that failed.
 
-What must stay true: what an earlier life built is let go of only when the next one is about to build; what passes is
-waited for, told, and tried again when the host changes, or after a bounded while; what a person must mend ends a first
-start, and nothing that once stood.
+What must stay true: what passes is waited for, told, and tried again when the host changes, or after a bounded while;
+what a person must mend ends a first start, and nothing that once stood.
 """
 
 from __future__ import annotations
@@ -12,10 +11,9 @@ import logging
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from dataplane.daemon.control import Control
 from dataplane.errors import DataplaneError, HostError, HostFault, printable
-from dataplane.leases.renewal import Clock
 from dataplane.observe.state import NodeState
+from dataplane.runtime.clock import Clock
 from dataplane.runtime.say import Say
 
 log = logging.getLogger(__name__)
@@ -24,31 +22,6 @@ subject = "host"
 rest_s = 0.1  # what a failed start took away again is a change of the host too
 first_delay_s = 0.5  # doubles
 longest_delay_s = 10.0
-
-
-class Standing:
-    """The devices and routes that forward now: of the life that goes on, or of the last one that did."""
-
-    def __init__(self) -> None:
-        self._control: Control | None = None
-
-    async def replace(self, control: Control) -> None:
-        """Let go of what stood; `control` is opened next, under the same names and ports."""
-        await self.close()
-        self._control = control
-
-    async def close(self) -> None:
-        """Let go of it. What flannel leaves behind for a restart stays."""
-        control, self._control = self._control, None
-        if control is not None:
-            await control.close()
-
-    async def withdraw(self) -> None:
-        """Take all of it away: the lease is lost."""
-        control, self._control = self._control, None
-        if control is not None:
-            await control.withdraw()
-            await control.close()
 
 
 class Changes(Protocol):

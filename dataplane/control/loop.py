@@ -1,35 +1,30 @@
 """The control loop: leases come in, forwarding tables, devices and routes follow.
 
-How it works: `watch` folds the store's events and publishes what they change at once; `program` does what of that
-takes the kernel's help; `resync` compares host and devices with the plan whenever the kernel reports a change, when a
-worker failed, and on a timer; `ping` knows whether the store answers. What must stay true: a single event's way from the store
-to the core's table has no await in it, many are taken in slices so that everything else has its turn, and no failure of
-the store stops the forwarding.
+How it works: `slices` folds the store's events, which `watching` brings, and publishes what they change at once;
+`program` does what of that takes the kernel's help; `resync` compares host and devices with the plan whenever the kernel
+reports a change, when a worker failed, and on a timer. What must stay true: a single event's way from the store to the
+core's table has no await in it, many are taken in slices so that everything else has its turn.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import aclosing
 from typing import Protocol
 
 from dataplane.backends.base import Plan
-from dataplane.errors import CoreError, HostError, HostFault, StoreError
+from dataplane.errors import CoreError, HostError, HostFault
 from dataplane.keepers.base import Keeper
-from dataplane.leases.batches import batches
 from dataplane.leases.desired import Desired, LeaseMeaning
 from dataplane.leases.refusals import Refusals
-from dataplane.leases.renewal import Clock
 from dataplane.leases.view import LeaseView
 from dataplane.model import IPNetwork, Lease, NetConf, Peer, SecondWriter, Snapshot, WatchEvent
 from dataplane.observe.state import NodeState
 from dataplane.runtime import collector
+from dataplane.runtime.clock import Clock
 from dataplane.runtime.pieces import piece, pieces_of
 from dataplane.runtime.say import Say
-from dataplane.stores.base import Store
 
 log = logging.getLogger(__name__)
 
@@ -39,12 +34,8 @@ again_s = 1.0  # while a keeper could not do what it should
 settle_s = 0.1  # between two looks at the host, so that a busy node's changes cost little
 settle_share = 4  # or this many times what the last look took: with many routes one takes long
 longest_settle_s = 2.0
-ping_s = 1.0
-ping_limit_s = 3.0
-slice_units = 120  # of work on leases at a time: 10 ms or so
 few_leases = 10_000  # are gone through by the garbage collector in 20 ms or so
 listen_again_s = 5.0
-watch_limit_s = 3.0  # without a watch that stands, after which the node is not ready
 
 
 class Changes(Protocol):
@@ -91,10 +82,6 @@ class Control:
         self._changed = asyncio.Event()
         self._standing = asyncio.Event()
         self._say = Say(log)
-        self._random = random.SystemRandom()
-        self._watched_at = clock.now()  # the store's watch stood then, or we began
-        self._unwatched = ""  # what the last watch failed by
-        self._delay_s = 0.0
         self._refusals = Refusals(
             state, state.refused, what="is not used", many="are refused", over="is no longer refused"
         )
@@ -156,10 +143,10 @@ class Control:
 
     def take(self, *events: WatchEvent) -> None:
         """Take in events of the watch, to the forwarding tables, each of which changes once."""
-        for _ in self._slices(events, None):
+        for _ in self.slices(events, None):
             pass
 
-    def _slices(self, events: Sequence[WatchEvent], units: int | None) -> Iterator[None]:
+    def slices(self, events: Sequence[WatchEvent], units: int | None) -> Iterator[None]:
         """Do the same in slices of so many units of work, between which everything else may have its turn."""
         listed = [len(event.leases) for event in events if isinstance(event, Snapshot)]
         if listed and sum(listed) + len(self.view.leases) <= few_leases:
@@ -223,27 +210,6 @@ class Control:
         else:
             self._state.blockers.pop("lease", None)
 
-    async def watch(self, store: Store) -> None:
-        """Follow the store for ever; what fails is begun again, with a fresh snapshot."""
-        self._watched_at = self._clock.now()
-        self._delay_s = store.first_delay_s
-        while True:
-            try:
-                async with aclosing(store.watch()) as events, aclosing(batches(events)) as ready:
-                    async for batch in ready:
-                        for _ in self._slices(batch, slice_units):
-                            await asyncio.sleep(0)
-                        # Another batch may stand ready; everything else must get its turn too.
-                        await asyncio.sleep(0)
-                reason = "the watch ended"
-            except StoreError as error:
-                reason = str(error)
-            self._unwatched = reason
-            self._state.events["store_errors"] += 1
-            self._say.warn("watch", f"cannot watch the lease store: {reason}; trying again", self._clock.now())
-            await self._clock.wait(self._never, self._random.uniform(0, self._delay_s))
-            self._delay_s = min(store.longest_delay_s, 2 * self._delay_s)
-
     async def program(self) -> None:
         """Give the kernel its part of what `take` published, for ever."""
         while True:
@@ -251,37 +217,6 @@ class Control:
             self._changed.clear()
             for keeper in self._every:
                 await keeper.flush()
-
-    async def ping(self, store: Store) -> None:
-        """Ask the store for a sign of life about once a second, and look whether its watch stands, for ever."""
-        while True:
-            self._look_at_watch(store)
-            try:
-                async with asyncio.timeout(ping_limit_s):
-                    await store.ping()
-            except (StoreError, TimeoutError) as error:
-                self._state.events["store_errors"] += 1
-                reason = str(error) or f"no answer within {ping_limit_s:.0f} s"
-                self._state.notes["store"] = f"the lease store does not answer: {reason}"
-                self._say.warn("ping", self._state.notes["store"], self._clock.now())
-            else:
-                self._state.store_contact = self._clock.now()
-                self._state.notes.pop("store", None)
-                self._say.over("ping", "the lease store answers again")
-            await self._clock.wait(self._never, ping_s)
-
-    def _look_at_watch(self, store: Store) -> None:
-        """Tell of a store whose watch does not stand, whatever else it answers: nothing new is heard from it."""
-        now = self._clock.now()
-        if store.stands:
-            self._watched_at = now
-            self._unwatched = ""
-            self._delay_s = store.first_delay_s
-            self._state.blockers.pop("watch", None)
-            self._say.over("watch", "watching the lease store again")
-        elif abs(now - self._watched_at) > watch_limit_s:  # abs: the clock may be set back
-            why = self._unwatched or "it has not taken our watch"
-            self._state.blockers["watch"] = f"no changes of leases arrive from the store: {why}"
 
     async def listen(self, host: Changes) -> None:
         """Wake `resync` at every change that the kernel reports, for ever."""

@@ -20,9 +20,9 @@ from dataplane.backends.base import DevicePlan
 from dataplane.errors import HostFault
 from dataplane.host.edges.icmp_errors import Unreachable
 from dataplane.host.edges.icmp_socket import IcmpSocket
-from dataplane.leases.renewal import Clock
 from dataplane.model import IPAddress, IPNetwork
 from dataplane.observe.state import Forwarding, NodeState, PeerUnreachable, unreachable_words
+from dataplane.runtime.clock import Clock
 
 log = logging.getLogger(__name__)
 

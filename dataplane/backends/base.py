@@ -26,6 +26,23 @@ largest_port = 65535
 _no_mac = bytes(6)
 
 
+@dataclass(frozen=True, slots=True)
+class Underlay:
+    """The external interface as a backend needs it: name, MTU in bytes, and its own addresses, None where it has none."""
+
+    interface: str
+    mtu: int
+    address: IPv4Address | None
+    address6: IPv6Address | None
+
+    def local(self, family: Literal[4, 6]) -> IPAddress:
+        """The address to send from; raises `BadConfig` if there is none."""
+        found: IPAddress | None = self.address if family == 4 else self.address6
+        if found is None:
+            raise BadConfig(f"the external interface has no IPv{family} address, but the underlay needs one")
+        return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """One way to the peers over one underlay family, as it should be. By itself: plain routes through their addresses.
@@ -51,6 +68,34 @@ class Plan:
     networks: tuple[IPNetwork, ...]
     vtep_mac: bytes = _no_mac
 
+    @classmethod
+    def over(
+        cls,
+        underlay: Underlay,
+        family: Literal[4, 6],
+        conf: NetConf,
+        own: Lease,
+        versions: tuple[int, ...],
+        **more: Any,
+    ) -> Self:
+        """The way for our subnets of these IP versions over one underlay family; `more`: what is the backend's to say.
+
+        Raises:
+            BadConfig: the underlay has no address of the family.
+            BadLease: our lease has no subnet of one of the versions.
+        """
+        local = underlay.local(family)
+        pairs = _own_subnets(conf, own, versions)
+        return cls(
+            interface=underlay.interface,
+            underlay_family=family,
+            underlay_address=local,
+            public_address=(own.attrs.public_ip if family == 4 else own.attrs.public_ipv6) or local,
+            subnets=tuple(subnet for subnet, _ in pairs),
+            networks=tuple(network for _, network in pairs),
+            **more,
+        )
+
     @property
     def local_peers(self) -> tuple[Peer, ...]:
         """Our own subnets as forwarding entries."""
@@ -62,7 +107,7 @@ class DevicePlan(Plan):
     """A tunnel device, in the kernel or as a TUN with the forwarder behind it.
 
     Attributes:
-        addresses: our addresses on it: the base of each of our subnets as a single host.
+        addresses: our addresses on it, see `host_interfaces`.
         port: UDP port, ours and the peers'.
         vni: 0 for udp.
         wire: the format on the underlay.
@@ -94,8 +139,13 @@ class Backend(ABC):
 
     @property
     @abstractmethod
+    def underlay_families(self) -> tuple[Literal[4, 6], ...]:
+        """One plan each, IPv4 first."""
+
+    @property
     def mac_families(self) -> tuple[Literal[4, 6], ...]:
         """Underlay families for which `lease_attrs` needs a VTEP MAC; empty where there are none."""
+        return ()
 
     @property
     @abstractmethod
@@ -125,7 +175,6 @@ class Backend(ABC):
         """The VTEP MACs that our own lease tells, one for each of `mac_families`; raises `BadLease`."""
         return {}
 
-    @abstractmethod
     def plans(
         self,
         conf: NetConf,
@@ -145,6 +194,12 @@ class Backend(ABC):
             BadConfig: the MTU leaves no room, or an enabled family has no underlay address.
             BadLease: our own lease lacks a subnet or a VTEP MAC.
         """
+        underlay = Underlay(interface, interface_mtu, address, address6)
+        return tuple(self._plan(conf, own, underlay, family) for family in self.underlay_families)
+
+    @abstractmethod
+    def _plan(self, conf: NetConf, own: Lease, underlay: Underlay, family: Literal[4, 6]) -> Plan:
+        """One of `plans`; raises the same."""
 
     @abstractmethod
     def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
@@ -199,18 +254,7 @@ def enabled_versions(conf: NetConf) -> tuple[Literal[4, 6], ...]:
     raise BadConfig("EnableIPv4 and EnableIPv6 are both false; allowed: at least one true")
 
 
-def underlay_of(
-    family: Literal[4, 6], own: Lease, address: IPv4Address | None, address6: IPv6Address | None
-) -> tuple[IPAddress, IPAddress]:
-    """Our address on the underlay, and the one that peers were told; raises `BadConfig` if there is none."""
-    local: IPAddress | None = address if family == 4 else address6
-    if local is None:
-        raise BadConfig(f"the external interface has no IPv{family} address, but the underlay needs one")
-    public = own.attrs.public_ip if family == 4 else own.attrs.public_ipv6
-    return local, public or local
-
-
-def own_subnets(conf: NetConf, own: Lease, versions: tuple[int, ...]) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
+def _own_subnets(conf: NetConf, own: Lease, versions: tuple[int, ...]) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
     """Pairs (our subnet, its overlay network) of those IP versions; raises `BadLease` where one is missing."""
     pairs: list[tuple[IPNetwork, IPNetwork]] = []
     for version in versions:
@@ -232,11 +276,18 @@ def network_of(conf: NetConf, version: int) -> IPNetwork:
     return network
 
 
-def host_interface(subnet: IPNetwork) -> IPv4Interface | IPv6Interface:
-    """The base address of a subnet as a single host: the address of our end of the tunnel."""
-    if isinstance(subnet, IPv4Network):
-        return IPv4Interface((subnet.network_address, 32))
-    return IPv6Interface((subnet.network_address, 128))
+def host_interfaces(conf: NetConf, own: Lease, versions: tuple[int, ...]) -> tuple[IPv4Interface | IPv6Interface, ...]:
+    """The base address of each of our subnets as a single host: the addresses of our end of a tunnel.
+
+    Raises:
+        BadLease: our lease has no subnet of one of the versions.
+    """
+    return tuple(
+        IPv4Interface((subnet.network_address, 32))
+        if isinstance(subnet, IPv4Network)
+        else IPv6Interface((subnet.network_address, 128))
+        for subnet, _ in _own_subnets(conf, own, versions)
+    )
 
 
 def peer_subnet(conf: NetConf, lease: Lease, version: int, plan: Plan) -> IPNetwork | None:

@@ -14,12 +14,11 @@ from typing import ClassVar, Literal, Self
 from dataplane.backends.base import (
     Backend,
     Plan,
+    Underlay,
     enabled_versions,
-    own_subnets,
     peer_next_hop,
     peer_subnet,
     shown_type,
-    underlay_of,
 )
 from dataplane.errors import BadConfig, BadLease
 from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_host_gw
@@ -39,8 +38,8 @@ class HostGwBackend(Backend):
         return cls(enabled_versions(conf))
 
     @property
-    def mac_families(self) -> tuple[Literal[4, 6], ...]:
-        return ()
+    def underlay_families(self) -> tuple[Literal[4, 6], ...]:
+        return self.families
 
     @property
     def device_names(self) -> tuple[str, ...]:
@@ -54,38 +53,16 @@ class HostGwBackend(Backend):
     ) -> LeaseAttrs:
         return LeaseAttrs(public_ip, public_ipv6 if 6 in self.families else None, backend_type=type_host_gw)
 
-    def plans(
-        self,
-        conf: NetConf,
-        own: Lease,
-        *,
-        interface: str,
-        interface_mtu: int,
-        address: IPv4Address | None,
-        address6: IPv6Address | None,
-    ) -> tuple[Plan, ...]:
+    def _plan(self, conf: NetConf, own: Lease, underlay: Underlay, family: Literal[4, 6]) -> Plan:
         """Refuses a public address that is not the interface's own: peers route to it, no address is translated."""
-        plans = []
-        for family in self.families:
-            underlay, public = underlay_of(family, own, address, address6)
-            if underlay != public:
-                raise BadConfig(
-                    f"the public address {public} is not the interface's {underlay}, as behind a NAT; host-gw routes "
-                    "straight to it: allowed is the interface's own address (--public-ip, --public-ipv6), or vxlan"
-                )
-            ((subnet, network),) = own_subnets(conf, own, (family,))
-            plan = Plan(
-                name=_names[family],
-                mtu=interface_mtu,
-                interface=interface,
-                underlay_family=family,
-                underlay_address=underlay,
-                public_address=public,
-                subnets=(subnet,),
-                networks=(network,),
+        plan = Plan.over(underlay, family, conf, own, (family,), name=_names[family], mtu=underlay.mtu)
+        if plan.underlay_address != plan.public_address:
+            raise BadConfig(
+                f"the public address {plan.public_address} is not the interface's {plan.underlay_address}, as behind a "
+                "NAT; host-gw routes straight to it: allowed is the interface's own address (--public-ip, --public-ipv6), "
+                "or vxlan"
             )
-            plans.append(plan)
-        return tuple(plans)
+        return plan
 
     def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
         subnet = peer_subnet(conf, lease, plan.underlay_family, plan)

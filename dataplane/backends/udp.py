@@ -16,16 +16,15 @@ from dataplane.backends.base import (
     Backend,
     DevicePlan,
     Plan,
+    Underlay,
     check_mtu,
     enabled_versions,
-    host_interface,
+    host_interfaces,
     largest_port,
-    own_subnets,
     peer_next_hop,
     peer_subnet,
     read_integer,
     shown_type,
-    underlay_of,
 )
 from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_udp
 
@@ -49,8 +48,8 @@ class UdpBackend(Backend):
         return cls(port, 4 if conf.enable_ipv4 else 6, conf.enable_ipv6)
 
     @property
-    def mac_families(self) -> tuple[Literal[4, 6], ...]:
-        return ()
+    def underlay_families(self) -> tuple[Literal[4, 6], ...]:
+        return (self.underlay_family,)
 
     @property
     def device_names(self) -> tuple[str, ...]:
@@ -72,33 +71,21 @@ class UdpBackend(Backend):
             return LeaseAttrs(public_ip=public_ip)
         return LeaseAttrs(public_ipv6=public_ipv6)
 
-    def plans(
-        self,
-        conf: NetConf,
-        own: Lease,
-        *,
-        interface: str,
-        interface_mtu: int,
-        address: IPv4Address | None,
-        address6: IPv6Address | None,
-    ) -> tuple[DevicePlan]:
-        underlay, public = underlay_of(self.underlay_family, own, address, address6)
-        pairs = own_subnets(conf, own, enabled_versions(conf))
-        plan = DevicePlan(
+    def _plan(self, conf: NetConf, own: Lease, underlay: Underlay, family: Literal[4, 6]) -> DevicePlan:
+        versions = enabled_versions(conf)
+        return DevicePlan.over(
+            underlay,
+            family,
+            conf,
+            own,
+            versions,
+            addresses=host_interfaces(conf, own, versions),
             name=_device_name,
-            mtu=self.mtu(interface_mtu),
-            addresses=tuple(host_interface(subnet) for subnet, _ in pairs),
-            networks=tuple(network for _, network in pairs),
+            mtu=self.mtu(underlay.mtu),
             port=self.port,
             vni=0,
             wire="udp",
-            underlay_family=self.underlay_family,
-            underlay_address=underlay,
-            interface=interface,
-            subnets=tuple(subnet for subnet, _ in pairs),
-            public_address=public,
         )
-        return (plan,)
 
     def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
         """Whatever BackendType the lease names is accepted, as by flannel, whose own udp leases name none.

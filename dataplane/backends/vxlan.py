@@ -17,21 +17,20 @@ from dataplane.backends.base import (
     Backend,
     DevicePlan,
     Plan,
+    Underlay,
     check_mtu,
     enabled_versions,
-    host_interface,
+    host_interfaces,
     largest_mtu,
     largest_port,
-    own_subnets,
     peer_next_hop,
     peer_subnet,
     read_boolean,
     read_integer,
     shown_type,
-    underlay_of,
 )
 from dataplane.errors import BadConfig, BadLease, OursClaimed
-from dataplane.model import IPAddress, Lease, LeaseAttrs, NetConf, Peer, VxlanLink, type_vxlan
+from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, VxlanLink, type_vxlan
 
 default_vni = 1
 default_port = 8472  # the kernel's own default, older than IANA's 4789
@@ -131,6 +130,10 @@ class VxlanBackend(Backend):
         )
 
     @property
+    def underlay_families(self) -> tuple[Literal[4, 6], ...]:
+        return self.families
+
+    @property
     def mac_families(self) -> tuple[Literal[4, 6], ...]:
         return self.families
 
@@ -176,66 +179,44 @@ class VxlanBackend(Backend):
     def macs_of(self, own: Lease) -> dict[int, bytes]:
         return {family: _mac_in(own, family) for family in self.families}
 
-    def plans(
-        self,
-        conf: NetConf,
-        own: Lease,
-        *,
-        interface: str,
-        interface_mtu: int,
-        address: IPv4Address | None,
-        address6: IPv6Address | None,
-    ) -> tuple[DevicePlan, ...]:
-        plans = []
-        for family, link in self.links(interface, interface_mtu, address, address6).items():
-            underlay, public = underlay_of(family, own, address, address6)
-            ((subnet, network),) = own_subnets(conf, own, (family,))
-            plan = DevicePlan(
-                name=link.name,
-                mtu=link.mtu,
-                addresses=(host_interface(subnet),),
-                networks=(network,),
-                port=self.port,
-                vni=self.vni,
-                wire="vxlan",
-                direct_routing=self.direct_routing,
-                underlay_family=family,
-                underlay_address=underlay,
-                interface=interface,
-                subnets=(subnet,),
-                public_address=public,
-                vtep_mac=_mac_in(own, family),
-                link=link,
-            )
-            plans.append(plan)
-        return tuple(plans)
+    def _plan(self, conf: NetConf, own: Lease, underlay: Underlay, family: Literal[4, 6]) -> DevicePlan:
+        link = self._link(underlay, family)
+        return DevicePlan.over(
+            underlay,
+            family,
+            conf,
+            own,
+            (family,),
+            addresses=host_interfaces(conf, own, (family,)),
+            name=link.name,
+            mtu=link.mtu,
+            port=self.port,
+            vni=self.vni,
+            wire="vxlan",
+            direct_routing=self.direct_routing,
+            vtep_mac=_mac_in(own, family),
+            link=link,
+        )
 
     def links(
-        self,
-        interface: str,
-        interface_mtu: int,
-        address: IPv4Address | None,
-        address6: IPv6Address | None,
+        self, interface: str, interface_mtu: int, address: IPv4Address | None, address6: IPv6Address | None
     ) -> dict[Literal[4, 6], VxlanLink]:
         """The kernel's devices that would do our work, by underlay family; the kernel must have them before the lease.
-
-        They send from the interface's own address: the one that peers are told may be a NAT's, which no packet can
-        leave from. A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's.
 
         Raises:
             BadConfig: the MTU leaves no room, or an enabled family has no underlay address.
         """
-        underlay_mtu = min(self.underlay_mtu or interface_mtu, interface_mtu)
-        links: dict[Literal[4, 6], VxlanLink] = {}
-        for family, name in zip(self.families, self.device_names, strict=True):
-            local: IPAddress | None = address if family == 4 else address6
-            if local is None:
-                raise BadConfig(f"the external interface has no IPv{family} address, but the underlay needs one")
-            mtu = check_mtu(f"device {name}", underlay_mtu - overhead_bytes[family], family == 6)
-            links[family] = VxlanLink(
-                name, self.vni, self.port, local, interface, mtu, self.learning, self.group_policy
-            )
-        return links
+        underlay = Underlay(interface, interface_mtu, address, address6)
+        return {family: self._link(underlay, family) for family in self.families}
+
+    def _link(self, underlay: Underlay, family: Literal[4, 6]) -> VxlanLink:
+        """It sends from the interface's own address: the one that peers are told may be a NAT's, which no packet can leave
+        from. A configured MTU above the interface's is cut to that, as the kernel cuts a vxlan device's."""
+        name = f"{_name_prefix[family]}{self.vni}"
+        local = underlay.local(family)
+        underlay_mtu = min(self.underlay_mtu or underlay.mtu, underlay.mtu)
+        mtu = check_mtu(f"device {name}", underlay_mtu - overhead_bytes[family], family == 6)
+        return VxlanLink(name, self.vni, self.port, local, underlay.interface, mtu, self.learning, self.group_policy)
 
     def peers(self, conf: NetConf, lease: Lease, plan: Plan) -> tuple[Peer, ...]:
         """A lease with another VNI than ours is accepted, as flannel never compares it; `mismatch` names it."""

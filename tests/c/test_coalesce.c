@@ -4,9 +4,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "coalesce.h"
-#include "receive.h"
-#include "segment.h"
+#include "packet/segment.h"
+#include "receive/coalesce.h"
+#include "receive/receive.h"
 
 #include "harness.h"
 #include "twin.h"

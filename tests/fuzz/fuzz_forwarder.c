@@ -11,16 +11,16 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "edges/tun.h"
+#include "edges/tunnel.h"
+#include "edges/underlay.h"
 #include "play.h"
-#include "tun.h"
-#include "tunnel.h"
-#include "underlay.h"
-#include "bulk.h"
+#include "run/bulk.h"
 
 enum {
 	clock_start_ns = 1000000000,
 	errors_burst = 50,
-	errors_per_ms = 1, /* tun.h */
+	errors_per_ms = 1, /* edges/tun.h */
 };
 
 static struct play play;

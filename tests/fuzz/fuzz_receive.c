@@ -5,9 +5,9 @@
  * Input: byte 0 chooses the offloads, byte 1 the outer ECN, bytes 2–3 the train's datagram size; the rest is the train. The verdict
  * (verdict.h) says what must reach the TUN, byte by byte, and which drop counter has what does not.
  */
-#include "coalesce.h"
 #include "kernel.h"
-#include "receive.h"
+#include "receive/coalesce.h"
+#include "receive/receive.h"
 #include "verdict.h"
 
 static struct dp_peer peers[slots] = {

@@ -12,8 +12,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "forwarder.h"
 #include "records.h"
+#include "state/forwarder.h"
 
 enum { kernel_queues = 2 };
 

@@ -4,8 +4,8 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 
+#include "edges/tun.h"
 #include "kernel.h"
-#include "tun.h"
 
 ssize_t __wrap_readv(int fd, const struct iovec *iov, int parts);
 ssize_t __wrap_read(int fd, void *out, size_t len);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The slow twin of what the core knows of packets, from the RFCs alone: a look at one, segmentation, checksums by the letter.
  *
- * Nothing of csrc but its names for numbers (packet.h, ip.h) is used in here, so that a mistake there is none here.
+ * Nothing of csrc but its names for numbers (packet/packet.h, packet/ip.h) is used in here, so that a mistake there is none here.
  */
 #ifndef LOOK_H
 #define LOOK_H

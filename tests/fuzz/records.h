@@ -8,9 +8,9 @@
 #define RECORDS_H
 
 #include "dataplane.h"
-#include "encap.h"
-#include "icmp.h"
+#include "encap/encap.h"
 #include "look.h"
+#include "packet/icmp.h"
 
 enum { records_max = 32768, errors_kinds = icmp_errors };
 

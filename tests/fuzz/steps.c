@@ -2,8 +2,8 @@
 /* What a step of the input does: mostly what pods and peers would, with one thing wrong. */
 #include <errno.h>
 
+#include "edges/tun.h"
 #include "play.h"
-#include "tun.h"
 
 enum {
 	segments_max = 800, /* that one input makes: over 1,000 inputs a second */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The forwarding table: overlay prefix → peer (longest prefix), underlay address → sender, sender and VTEP MAC → peer.
  *
- * Built whole, then never changed. For each prefix length in use there is one open-addressing hash table, searched from the
+ * Built whole (build.c), then never changed. For each prefix length in use there is one open-addressing hash table, searched from the
  * longest length down; a cluster uses one or two lengths, so a look-up is one or two probes whether it has 2 peers or 10,000.
  * Hashes are seeded at random for each table: lease data is hostile and must not choose collisions.
  */

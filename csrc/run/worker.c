@@ -148,7 +148,7 @@ int dp_run(struct dp *dp, uint32_t thread)
 	struct worker *w;
 	int timeout = 0;
 
-	if (thread >= 2 * dp->config.workers)
+	if (thread >= threads_of(dp))
 		return -EINVAL;
 	w = dp->worker[thread];
 	while (!atomic_load_explicit(&dp->stopping, memory_order_acquire)) {

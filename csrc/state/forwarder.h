@@ -179,4 +179,10 @@ struct dp {
 	struct worker *worker[2 * DP_MAX_WORKERS]; /* the bulk workers behind the others */
 };
 
+/* Each worker has a bulk worker beside it. */
+static inline uint32_t threads_of(const struct dp *dp)
+{
+	return 2 * dp->config.workers;
+}
+
 #endif

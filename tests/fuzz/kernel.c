@@ -92,7 +92,7 @@ static bool is_readable(int fd)
 
 	if (fd == kernel_stop_fd)
 		return kernel->dp->stopping;
-	REQUIRE(fd >= kernel_tun_fd && fd < kernel_receive_fd + kernel_queues);
+	CHECK(fd >= kernel_tun_fd && fd < kernel_receive_fd + kernel_queues);
 	queue = fd < kernel_receive_fd ? &kernel->tun[fd - kernel_tun_fd] : &kernel->underlay[fd - kernel_receive_fd];
 	return queue->taken < queue->used;
 }
@@ -108,7 +108,7 @@ int __wrap_epoll_create1(int flags)
 {
 	bool is_bulk = kernel->is_bulk_next;
 
-	REQUIRE(flags == EPOLL_CLOEXEC);
+	CHECK(flags == EPOLL_CLOEXEC);
 	errno = EMFILE;
 	if (kernel->refused & kernel_refuses_epoll)
 		return -1;
@@ -126,27 +126,27 @@ static uint32_t handed_over = UINT32_MAX;
 int __wrap_epoll_ctl(int wait_fd, int operation, int fd, struct epoll_event *event)
 {
 	if (operation == EPOLL_CTL_DEL) {
-		REQUIRE(wait_fd == kernel_wait_fd && handed_over == UINT32_MAX);
+		CHECK(wait_fd == kernel_wait_fd && handed_over == UINT32_MAX);
 		for (handed_over = 0; watched[handed_over].fd != fd; handed_over++)
-			REQUIRE(handed_over < watched_used);
+			CHECK(handed_over < watched_used);
 		kernel->seen.handovers++;
 		return 0;
 	}
-	REQUIRE(operation == EPOLL_CTL_ADD && event->events == EPOLLIN);
+	CHECK(operation == EPOLL_CTL_ADD && event->events == EPOLLIN);
 	errno = ENOSPC;
 	if (fd == kernel->unwatched_fd)
 		return -1;
 	if (wait_fd == kernel_bulk_wait_fd) {
-		REQUIRE(fd == kernel_stop_fd || fd == watched[handed_over].fd);
+		CHECK(fd == kernel_stop_fd || fd == watched[handed_over].fd);
 		return fd == kernel_stop_fd ? 0 : -1;
 	}
-	REQUIRE(wait_fd == kernel_wait_fd);
+	CHECK(wait_fd == kernel_wait_fd);
 	if (handed_over != UINT32_MAX) {
-		REQUIRE(fd == watched[handed_over].fd && event->data.u32 == watched[handed_over].data.u32);
+		CHECK(fd == watched[handed_over].fd && event->data.u32 == watched[handed_over].data.u32);
 		handed_over = UINT32_MAX;
 		return 0;
 	}
-	REQUIRE(watched_used < 2 * kernel_queues + 1);
+	CHECK(watched_used < 2 * kernel_queues + 1);
 	watched[watched_used].fd = fd;
 	watched[watched_used++].data = event->data;
 	return 0;
@@ -154,7 +154,7 @@ int __wrap_epoll_ctl(int wait_fd, int operation, int fd, struct epoll_event *eve
 
 int __wrap_epoll_wait(int wait_fd, struct epoll_event *events, int most, int timeout)
 {
-	REQUIRE(wait_fd == kernel_wait_fd && most >= (int)watched_used && (timeout == 0 || timeout == -1));
+	CHECK(wait_fd == kernel_wait_fd && most >= (int)watched_used && (timeout == 0 || timeout == -1));
 	kernel->seen.sleeps += timeout != 0;
 	if (kernel_is_due(call_wait))
 		return kernel_fail(call_wait);
@@ -180,7 +180,7 @@ int __wrap_close(int fd)
 {
 	if (fd < kernel_fd)
 		return __real_close(fd);
-	REQUIRE((fd == kernel_stop_fd || fd == kernel_wait_fd || fd == kernel_bulk_wait_fd) && kernel->open > 0);
+	CHECK((fd == kernel_stop_fd || fd == kernel_wait_fd || fd == kernel_bulk_wait_fd) && kernel->open > 0);
 	if (fd != kernel_stop_fd)
 		kernel->is_bulk_next = false;
 	kernel->open--;
@@ -189,7 +189,7 @@ int __wrap_close(int fd)
 
 int __wrap_eventfd(unsigned int initial, int flags)
 {
-	REQUIRE(initial == 0 && flags == (EFD_CLOEXEC | EFD_NONBLOCK));
+	CHECK(initial == 0 && flags == (EFD_CLOEXEC | EFD_NONBLOCK));
 	errno = EMFILE;
 	if (kernel->refused & kernel_refuses_eventfd)
 		return -1;
@@ -215,7 +215,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *now)
 
 int __wrap_getpriority(__priority_which_t which, id_t who)
 {
-	REQUIRE(which == PRIO_PROCESS && who == 0);
+	CHECK(which == PRIO_PROCESS && who == 0);
 	return kernel->scheduling.nice;
 }
 
@@ -238,11 +238,11 @@ long __wrap_syscall(long number, ...)
 	va_list arguments;
 
 	va_start(arguments, number);
-	REQUIRE(number == SYS_sched_setattr && va_arg(arguments, int) == 0);
+	CHECK(number == SYS_sched_setattr && va_arg(arguments, int) == 0);
 	wish = va_arg(arguments, const struct wish *);
-	REQUIRE(va_arg(arguments, int) == 0);
+	CHECK(va_arg(arguments, int) == 0);
 	va_end(arguments);
-	REQUIRE(wish->size == sizeof(*wish) && !wish->policy && !wish->flags && !wish->priority && wish->nice >= -20);
+	CHECK(wish->size == sizeof(*wish) && !wish->policy && !wish->flags && !wish->priority && wish->nice >= -20);
 	scheduling->asked++;
 	errno = scheduling->error;
 	if (scheduling->error)

@@ -9,8 +9,6 @@
 #define KERNEL_H
 
 #include <linux/virtio_net.h>
-#include <stdio.h>
-#include <stdlib.h>
 
 #include "records.h"
 #include "state/forwarder.h"

@@ -26,7 +26,7 @@ static ssize_t tun_take(int fd, struct virtio_net_hdr *offload, uint8_t *out, si
 	struct queue *queue = &kernel->tun[fd - kernel_tun_fd];
 	const struct item *item;
 
-	REQUIRE(!offload == !kernel->dp->config.vnet_hdr);
+	CHECK(!offload == !kernel->dp->config.vnet_hdr);
 	if (kernel_is_due(call_tun_read)) {
 		kernel_fail(call_tun_read);
 		if (errno)
@@ -38,7 +38,7 @@ static ssize_t tun_take(int fd, struct virtio_net_hdr *offload, uint8_t *out, si
 		return -1;
 	}
 	item = &queue->item[queue->taken++];
-	REQUIRE(item->len <= room);
+	CHECK(item->len <= room);
 	memcpy(out, item->data, item->len);
 	kernel->seen.tun_reads++;
 	if (!offload)
@@ -51,7 +51,7 @@ ssize_t __wrap_readv(int fd, const struct iovec *iov, int parts)
 {
 	if (!is_tun(fd))
 		return __real_readv(fd, iov, parts);
-	REQUIRE(parts == 2 && iov[0].iov_len == sizeof(struct virtio_net_hdr));
+	CHECK(parts == 2 && iov[0].iov_len == sizeof(struct virtio_net_hdr));
 	return tun_take(fd, iov[0].iov_base, iov[1].iov_base, iov[1].iov_len);
 }
 
@@ -65,7 +65,7 @@ static uint32_t gather(uint8_t *out, uint32_t room, const struct iovec *iov, int
 	uint32_t len = 0;
 
 	for (int i = 0; i < parts; i++) {
-		REQUIRE(len + iov[i].iov_len <= room);
+		CHECK(len + iov[i].iov_len <= room);
 		memcpy(out + len, iov[i].iov_base, iov[i].iov_len);
 		len += (uint32_t)iov[i].iov_len;
 	}
@@ -84,13 +84,13 @@ static uint32_t check_super(const struct virtio_net_hdr *offload, const uint8_t 
 {
 	if (!offload || offload->gso_type == VIRTIO_NET_HDR_GSO_NONE)
 		return 0;
-	REQUIRE(kernel->dp->offloads & (offload->gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? DP_OFFLOAD_TUN_USO : DP_OFFLOAD_TUN_GSO));
-	REQUIRE(look_at(packet, len, look) && look->len == len && look->proto && offload->gso_type == gso_type_of(look));
-	REQUIRE(offload->flags == VIRTIO_NET_HDR_F_NEEDS_CSUM && offload->csum_start == look->l4);
-	REQUIRE(offload->csum_start + offload->csum_offset == look_checksum_at(look));
-	REQUIRE(load16(packet + look_checksum_at(look)) == look_pseudo(look, len - look->l4));
-	REQUIRE(look->proto == proto_tcp || load16(packet + look->l4 + 4) == len - look->l4);
-	REQUIRE(offload->gso_size && offload->hdr_len == look_headers(look) && len > (uint32_t)offload->hdr_len + offload->gso_size);
+	CHECK(kernel->dp->offloads & (offload->gso_type == VIRTIO_NET_HDR_GSO_UDP_L4 ? DP_OFFLOAD_TUN_USO : DP_OFFLOAD_TUN_GSO));
+	CHECK(look_at(packet, len, look) && look->len == len && look->proto && offload->gso_type == gso_type_of(look));
+	CHECK(offload->flags == VIRTIO_NET_HDR_F_NEEDS_CSUM && offload->csum_start == look->l4);
+	CHECK(offload->csum_start + offload->csum_offset == look_checksum_at(look));
+	CHECK(load16(packet + look_checksum_at(look)) == look_pseudo(look, len - look->l4));
+	CHECK(look->proto == proto_tcp || load16(packet + look->l4 + 4) == len - look->l4);
+	CHECK(offload->gso_size && offload->hdr_len == look_headers(look) && len > (uint32_t)offload->hdr_len + offload->gso_size);
 	return cut_count(look, offload->gso_size);
 }
 
@@ -118,8 +118,8 @@ static ssize_t tun_put(const struct virtio_net_hdr *offload, const struct iovec 
 	}
 	kernel->seen.tun_writes++;
 	if (offload && offload->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
-		REQUIRE(kernel->dp->offloads & DP_OFFLOAD_TUN_GSO);
-		REQUIRE(offload->csum_start + offload->csum_offset + 2u <= len);
+		CHECK(kernel->dp->offloads & DP_OFFLOAD_TUN_GSO);
+		CHECK(offload->csum_start + offload->csum_offset + 2u <= len);
 		cut_finish_checksum(packet, len, offload->csum_start, offload->csum_offset);
 	}
 	if (!count)
@@ -150,22 +150,22 @@ static union underlay_address check_outer(const uint8_t *frame, uint32_t len, ui
 	uint32_t udp_len = len - udp_at, source = load16(udp) - kernel_source_port;
 	socklen_t own_len = sizeof(own);
 
-	REQUIRE(source < kernel->dp->config.sources);
-	REQUIRE(getsockname(kernel_source_fd + (int)source, &own.sa, &own_len) == 0);
-	REQUIRE(load16(frame + 12) == (is_ipv4 ? 0x0800 : 0x86dd));
-	REQUIRE(load16(udp + 4) == udp_len && load16(udp + 6) == twin_pseudo(ip, udp_len, proto_udp));
+	CHECK(source < kernel->dp->config.sources);
+	CHECK(getsockname(kernel_source_fd + (int)source, &own.sa, &own_len) == 0);
+	CHECK(load16(frame + 12) == (is_ipv4 ? 0x0800 : 0x86dd));
+	CHECK(load16(udp + 4) == udp_len && load16(udp + 6) == twin_pseudo(ip, udp_len, proto_udp));
 	if (is_ipv4) {
 		static const uint8_t whole[2];
 
-		REQUIRE(ip[0] == 0x45 && load16(ip + 2) == len - ethernet_header && ip[8] == 64 && ip[9] == proto_udp);
-		REQUIRE(memcmp(ip + 6, whole, 2) == 0 && twin_checksum(ip, 20, 0) == 0 && memcmp(ip + 12, &own.in.sin_addr, 4) == 0);
+		CHECK(ip[0] == 0x45 && load16(ip + 2) == len - ethernet_header && ip[8] == 64 && ip[9] == proto_udp);
+		CHECK(memcmp(ip + 6, whole, 2) == 0 && twin_checksum(ip, 20, 0) == 0 && memcmp(ip + 12, &own.in.sin_addr, 4) == 0);
 		*tos = ip[1];
 		to.in.sin_family = AF_INET;
 		memcpy(&to.in.sin_addr, ip + 16, 4);
 		memcpy(&to.in.sin_port, udp + 2, 2);
 	} else {
-		REQUIRE(ip[0] == 0x60 && load16(ip + 4) == udp_len && ip[6] == proto_udp && ip[7] == 64);
-		REQUIRE(memcmp(ip + 8, &own.in6.sin6_addr, 16) == 0);
+		CHECK(ip[0] == 0x60 && load16(ip + 4) == udp_len && ip[6] == proto_udp && ip[7] == 64);
+		CHECK(memcmp(ip + 8, &own.in6.sin6_addr, 16) == 0);
 		*tos = (uint8_t)(ip[1] >> 4);
 		to.in6.sin6_family = AF_INET6;
 		memcpy(&to.in6.sin6_addr, ip + 24, 16);
@@ -185,22 +185,22 @@ static ssize_t tunnel_put(const struct iovec *iov, int parts, bool is_refused)
 	struct look look;
 	uint8_t tos;
 
-	REQUIRE(iov[0].iov_len == sizeof(header));
+	CHECK(iov[0].iov_len == sizeof(header));
 	memcpy(&header, iov[0].iov_base, sizeof(header));
 	len = gather(frame, sizeof(frame), iov + 1, parts - 1);
-	REQUIRE(len > inner && len - ethernet_header <= packet_max && header.outer_th == udp && header.inner_nh == inner);
-	REQUIRE(look_at(frame + inner, len - inner, &look) && inner + look.len == len && look.proto);
+	CHECK(len > inner && len - ethernet_header <= packet_max && header.outer_th == udp && header.inner_nh == inner);
+	CHECK(look_at(frame + inner, len - inner, &look) && inner + look.len == len && look.proto);
 	to = check_outer(frame, len, udp, &tos);
 
 	bool has_cwr = look.proto == proto_tcp && look.data[look.l4 + 13] & 0x80;
 
-	REQUIRE(header.base.flags == (VIRTIO_NET_HDR_F_NEEDS_CSUM | 8) && header.base.csum_start == inner + look.l4);
-	REQUIRE(header.base.csum_start + header.base.csum_offset == inner + look_checksum_at(&look));
-	REQUIRE(load16(frame + inner + look_checksum_at(&look)) == look_pseudo(&look, look.len - look.l4));
-	REQUIRE(header.base.gso_type ==
-		(gso_type_of(&look) | (is_ipv4 ? 0x20 : 0x40) | (has_cwr ? VIRTIO_NET_HDR_GSO_ECN : 0)));
-	REQUIRE(header.base.hdr_len == inner + look_headers(&look) && header.base.gso_size);
-	REQUIRE(look_headers(&look) + header.base.gso_size <= dp->config.mtu); /* the underlay device fragments none */
+	CHECK(header.base.flags == (VIRTIO_NET_HDR_F_NEEDS_CSUM | 8) && header.base.csum_start == inner + look.l4);
+	CHECK(header.base.csum_start + header.base.csum_offset == inner + look_checksum_at(&look));
+	CHECK(load16(frame + inner + look_checksum_at(&look)) == look_pseudo(&look, look.len - look.l4));
+	CHECK(header.base.gso_type ==
+	      (gso_type_of(&look) | (is_ipv4 ? 0x20 : 0x40) | (has_cwr ? VIRTIO_NET_HDR_GSO_ECN : 0)));
+	CHECK(header.base.hdr_len == inner + look_headers(&look) && header.base.gso_size);
+	CHECK(look_headers(&look) + header.base.gso_size <= dp->config.mtu); /* the underlay device fragments none */
 	kernel->on_whole(kernel, &look, is_refused);
 	if (is_refused)
 		return kernel_fail(call_tunnel_write);
@@ -220,12 +220,12 @@ ssize_t __wrap_writev(int fd, const struct iovec *iov, int parts)
 
 	if (fd < kernel_fd)
 		return __real_writev(fd, iov, parts);
-	REQUIRE(parts <= iovecs_max && (fd == kernel_tun_fd || fd == kernel_tunnel_fd));
+	CHECK(parts <= iovecs_max && (fd == kernel_tun_fd || fd == kernel_tunnel_fd));
 	is_refused = kernel_is_due(fd == kernel_tun_fd ? call_tun_write : call_tunnel_write);
 	if (fd == kernel_tunnel_fd)
 		return tunnel_put(iov, parts, is_refused);
 	vnet_hdr = kernel->dp->config.vnet_hdr;
-	REQUIRE(!vnet_hdr || iov[0].iov_len == sizeof(struct virtio_net_hdr));
+	CHECK(!vnet_hdr || iov[0].iov_len == sizeof(struct virtio_net_hdr));
 	return tun_put(vnet_hdr ? iov[0].iov_base : NULL, iov + vnet_hdr, parts - vnet_hdr, is_refused);
 }
 
@@ -240,10 +240,10 @@ int __wrap_ioctl(int fd, unsigned long request, ...)
 	va_end(arguments);
 	errno = EINVAL;
 	if (fd == kernel_tunnel_fd) {
-		REQUIRE(request == TUNSETVNETHDRSZ ? *(int *)value == sizeof(struct tunnel_header) : request == TUNSETOFFLOAD);
+		CHECK(request == TUNSETVNETHDRSZ ? *(int *)value == sizeof(struct tunnel_header) : request == TUNSETOFFLOAD);
 		option = request == TUNSETOFFLOAD ? DP_OFFLOAD_TUNNEL_GSO : DP_OFFLOAD_COALESCE;
 	} else {
-		REQUIRE(fd == kernel_tun_fd && request == TUNSETOFFLOAD);
+		CHECK(fd == kernel_tun_fd && request == TUNSETOFFLOAD);
 		option = !value ? 0 : value & TUN_F_USO4 ? DP_OFFLOAD_TUN_USO : DP_OFFLOAD_TUN_GSO;
 	}
 	return kernel->refused & option ? -1 : 0;

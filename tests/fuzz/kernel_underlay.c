@@ -46,15 +46,15 @@ static void read_control(struct message *out, const struct msghdr *message)
 		int value;
 
 		if (cmsg->cmsg_level == IPPROTO_UDP && cmsg->cmsg_type == UDP_SEGMENT) {
-			REQUIRE(kernel->dp->offloads & DP_OFFLOAD_UDP_SEGMENT && cmsg->cmsg_len == CMSG_LEN(sizeof(size)));
+			CHECK(kernel->dp->offloads & DP_OFFLOAD_UDP_SEGMENT && cmsg->cmsg_len == CMSG_LEN(sizeof(size)));
 			memcpy(&size, CMSG_DATA(cmsg), sizeof(size));
-			REQUIRE(size && size < out->len && !out->segment);
+			CHECK(size && size < out->len && !out->segment);
 			out->segment = size;
 			continue;
 		}
-		REQUIRE(cmsg->cmsg_len == CMSG_LEN(sizeof(value)) && !out->tos);
-		REQUIRE(cmsg->cmsg_level == (is_ipv4 ? IPPROTO_IP : IPPROTO_IPV6));
-		REQUIRE(cmsg->cmsg_type == (is_ipv4 ? IP_TOS : IPV6_TCLASS));
+		CHECK(cmsg->cmsg_len == CMSG_LEN(sizeof(value)) && !out->tos);
+		CHECK(cmsg->cmsg_level == (is_ipv4 ? IPPROTO_IP : IPPROTO_IPV6));
+		CHECK(cmsg->cmsg_type == (is_ipv4 ? IP_TOS : IPV6_TCLASS));
 		memcpy(&value, CMSG_DATA(cmsg), sizeof(value));
 		out->tos = (uint8_t)value;
 	}
@@ -65,9 +65,9 @@ static struct message *read_message(const struct msghdr *message)
 	static struct message out;
 
 	out.len = out.segment = out.tos = 0;
-	REQUIRE(message->msg_iovlen <= iovecs_max);
+	CHECK(message->msg_iovlen <= iovecs_max);
 	for (size_t i = 0; i < message->msg_iovlen; i++) {
-		REQUIRE(out.len + message->msg_iov[i].iov_len <= sizeof(out.data));
+		CHECK(out.len + message->msg_iov[i].iov_len <= sizeof(out.data));
 		memcpy(out.data + out.len, message->msg_iov[i].iov_base, message->msg_iov[i].iov_len);
 		out.len += (uint32_t)message->msg_iov[i].iov_len;
 	}
@@ -75,7 +75,7 @@ static struct message *read_message(const struct msghdr *message)
 	if (!out.segment)
 		out.segment = out.len;
 	out.segments = (out.len + out.segment - 1) / out.segment;
-	REQUIRE(out.segments <= wire_segments_max);
+	CHECK(out.segments <= wire_segments_max);
 	return &out;
 }
 
@@ -94,7 +94,7 @@ static void let_out(int fd, const struct msghdr *message, const struct message *
 {
 	uint32_t source = (uint32_t)(fd - kernel_source_fd), overhead = kernel->dp->encap.overhead;
 
-	REQUIRE(overhead || source == 0); /* udp: the worker's own, which plain peers see as the one proxy's */
+	CHECK(overhead || source == 0); /* udp: the worker's own, which plain peers see as the one proxy's */
 	kernel->seen.underlay_sends++;
 	for (uint32_t at = 0; at < read->len; at += read->segment)
 		record_wire(&kernel->wire, message->msg_name, read->tos, read->data + at,
@@ -103,7 +103,7 @@ static void let_out(int fd, const struct msghdr *message, const struct message *
 
 int __wrap_sendmmsg(int fd, struct mmsghdr *messages, unsigned int count, int flags)
 {
-	REQUIRE(fd >= kernel_source_fd && flags == MSG_DONTWAIT && count > 0);
+	CHECK(fd >= kernel_source_fd && flags == MSG_DONTWAIT && count > 0);
 	for (unsigned int i = 0; i < count; i++) {
 		bool is_due = kernel_is_due(call_sendmmsg);
 		const struct message *message = read_message(&messages[i].msg_hdr);
@@ -129,7 +129,7 @@ ssize_t __wrap_sendmsg(int fd, const struct msghdr *message, int flags)
 	bool is_due = kernel_is_due(call_sendmsg);
 	const struct message *read = read_message(message);
 
-	REQUIRE(fd >= kernel_source_fd && flags == MSG_DONTWAIT && read->segments == 1);
+	CHECK(fd >= kernel_source_fd && flags == MSG_DONTWAIT && read->segments == 1);
 	if (!is_due && read->len <= datagram_max) {
 		let_out(fd, message, read);
 		return read->len;
@@ -145,7 +145,7 @@ static void put_control(struct msghdr *message, size_t *used, int level, int typ
 {
 	struct cmsghdr *cmsg = (struct cmsghdr *)((uint8_t *)message->msg_control + *used);
 
-	REQUIRE(*used + CMSG_SPACE(len) <= message->msg_controllen);
+	CHECK(*used + CMSG_SPACE(len) <= message->msg_controllen);
 	memset(cmsg, 0, CMSG_SPACE(len));
 	cmsg->cmsg_level = level;
 	cmsg->cmsg_type = type;
@@ -159,7 +159,7 @@ int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
 	struct queue *queue = &kernel->underlay[fd - kernel_receive_fd];
 	unsigned int got = 0;
 
-	REQUIRE(fd >= kernel_receive_fd && fd < kernel_receive_fd + kernel_queues && flags == MSG_DONTWAIT && !timeout);
+	CHECK(fd >= kernel_receive_fd && fd < kernel_receive_fd + kernel_queues && flags == MSG_DONTWAIT && !timeout);
 	if (kernel_is_due(call_recvmmsg))
 		return kernel_fail(call_recvmmsg);
 	for (; got < count && queue->taken < queue->used; got++) {
@@ -169,7 +169,7 @@ int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
 		int traffic_class = item->ecn;
 		size_t used = 0;
 
-		REQUIRE(message->msg_iov[0].iov_len == receive_buffer && message->msg_namelen >= sizeof(struct sockaddr_in6));
+		CHECK(message->msg_iov[0].iov_len == receive_buffer && message->msg_namelen >= sizeof(struct sockaddr_in6));
 		ASAN_UNPOISON_MEMORY_REGION(out, receive_buffer);
 		memcpy(out, item->data, item->len);
 		ASAN_POISON_MEMORY_REGION(out + item->len, receive_buffer - item->len); /* nobody may read on */
@@ -195,15 +195,15 @@ int __wrap_recvmmsg(int fd, struct mmsghdr *messages, unsigned int count, int fl
 int __wrap_setsockopt(int fd, int level, int name, const void *value, socklen_t len)
 {
 	(void)fd, (void)value, (void)len;
-	REQUIRE(level == IPPROTO_UDP && (name == UDP_GRO || name == UDP_SEGMENT));
+	CHECK(level == IPPROTO_UDP && (name == UDP_GRO || name == UDP_SEGMENT));
 	errno = ENOPROTOOPT;
 	return kernel->refused & (name == UDP_GRO ? DP_OFFLOAD_UDP_GRO : DP_OFFLOAD_UDP_SEGMENT) ? -1 : 0;
 }
 
 int __wrap_getsockopt(int fd, int level, int name, void *value, socklen_t *len)
 {
-	REQUIRE(fd >= kernel_receive_fd && fd < kernel_receive_fd + kernel_queues && level == SOL_SOCKET && name == SO_MEMINFO);
-	REQUIRE(*len == SK_MEMINFO_VARS * sizeof(uint32_t));
+	CHECK(fd >= kernel_receive_fd && fd < kernel_receive_fd + kernel_queues && level == SOL_SOCKET && name == SO_MEMINFO);
+	CHECK(*len == SK_MEMINFO_VARS * sizeof(uint32_t));
 	memset(value, 0, *len);
 	((uint32_t *)value)[SK_MEMINFO_DROPS] = kernel->socket_drops;
 	return 0;

@@ -7,6 +7,7 @@
 #ifndef RECORDS_H
 #define RECORDS_H
 
+#include "../c/check.h"
 #include "dataplane.h"
 #include "encap/encap.h"
 #include "look.h"
@@ -46,13 +47,5 @@ void record_host(struct records *records, const struct dp_config *config, const 
 
 /* Every record of left is, in the order of its flow, one of right, and a flow has one source. */
 void match(const struct records *left, const struct records *right, bool is_ordered, struct sums *sums);
-
-#define REQUIRE(condition)                                                                        \
-	do {                                                                                      \
-		if (!(condition)) {                                                               \
-			fprintf(stderr, "%s:%d: not true: %s\n", __FILE__, __LINE__, #condition); \
-			abort();                                                                  \
-		}                                                                                 \
-	} while (0)
 
 #endif

@@ -41,7 +41,7 @@ void commit(struct play *play)
 	for (uint32_t i = 0; i < slots; i++)
 		for (uint32_t j = 0; j < i; j++)
 			is_double |= play->staged[i].prefix.family && same_prefix(&play->staged[i], &play->staged[j]);
-	REQUIRE(error == (is_double ? -EEXIST : 0));
+	CHECK(error == (is_double ? -EEXIST : 0));
 	if (!error)
 		memcpy(play->committed, play->staged, sizeof(play->staged));
 	play->commits += !error;
@@ -68,7 +68,7 @@ struct dp_peer make_peer(uint32_t version, uint32_t net, uint32_t hop, uint32_t 
 
 void set_peer(struct play *play, uint32_t slot, const struct dp_peer *peer)
 {
-	REQUIRE(dp_peer_set(play->kernel.dp, slot, peer) == 0);
+	CHECK(dp_peer_set(play->kernel.dp, slot, peer) == 0);
 	play->staged[slot] = *peer;
 }
 
@@ -89,15 +89,15 @@ static void step_set(struct play *play)
 
 		wrong.next_hop.family = 10 - (uint8_t)family;
 		wrong.local = 0;
-		REQUIRE(dp_peer_set(play->kernel.dp, slot, &wrong) == -EAFNOSUPPORT);
+		CHECK(dp_peer_set(play->kernel.dp, slot, &wrong) == -EAFNOSUPPORT);
 		wrong = peer;
 		wrong.prefix_len = version == 4 ? 33 : 129;
-		REQUIRE(dp_peer_set(play->kernel.dp, slot, &wrong) == -EINVAL);
+		CHECK(dp_peer_set(play->kernel.dp, slot, &wrong) == -EINVAL);
 		wrong.prefix = (struct dp_address){.family = 5};
 		wrong.prefix_len = 8;
-		REQUIRE(dp_peer_set(play->kernel.dp, slot, &wrong) == -EINVAL);
-		REQUIRE(dp_peer_set(play->kernel.dp, DP_MAX_PEERS, &peer) == -EINVAL);
-		REQUIRE(dp_peer_clear(play->kernel.dp, DP_MAX_PEERS) == -EINVAL);
+		CHECK(dp_peer_set(play->kernel.dp, slot, &wrong) == -EINVAL);
+		CHECK(dp_peer_set(play->kernel.dp, DP_MAX_PEERS, &peer) == -EINVAL);
+		CHECK(dp_peer_clear(play->kernel.dp, DP_MAX_PEERS) == -EINVAL);
 	}
 	set_peer(play, slot, &peer);
 }
@@ -106,7 +106,7 @@ static void step_clear(struct play *play)
 {
 	uint32_t slot = take8(play) % slots;
 
-	REQUIRE(dp_peer_clear(play->kernel.dp, slot) == 0);
+	CHECK(dp_peer_clear(play->kernel.dp, slot) == 0);
 	play->staged[slot].prefix.family = 0;
 }
 
@@ -116,7 +116,7 @@ static uint8_t *allot(struct play *play, uint32_t len)
 {
 	uint8_t *at = play->arena + play->arena_used;
 
-	REQUIRE(play->arena_used + len <= arena_max);
+	CHECK(play->arena_used + len <= arena_max);
 	play->arena_used += len;
 	return at;
 }
@@ -133,7 +133,7 @@ static bool afford(struct play *play, uint32_t segments, uint32_t bytes)
 
 static struct item *add_item(struct queue *queue)
 {
-	REQUIRE(queue->used < items_max);
+	CHECK(queue->used < items_max);
 	return &queue->item[queue->used++];
 }
 

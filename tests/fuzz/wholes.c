@@ -1,9 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "wholes.h"
 
-#include <stdio.h>
-#include <stdlib.h>
-
 enum { probe_ms = 3000 - 1 }; /* the clock goes on between what is decided and what is seen */
 
 static void read_key(uint8_t key[36], const struct look *look, bool is_answer)
@@ -28,14 +25,14 @@ void wholes_left(struct wholes *wholes, const struct rules *rules, uint64_t now_
 	const struct dp_peer *peer = find_holder(rules, look_destination(super), super->version);
 	struct probed *probed;
 
-	REQUIRE(peer);
+	CHECK(peer);
 	probed = &wholes->slot[peer - rules->peers];
 	if (!is_same_station(&probed->peer, peer))
 		*probed = (struct probed){.peer = *peer};
 	if (probed->is_proven)
 		return;
-	REQUIRE(super->proto == proto_tcp);
-	REQUIRE(!probed->is_open || now_ns / 1000000 - probed->since_ns / 1000000 >= probe_ms);
+	CHECK(super->proto == proto_tcp);
+	CHECK(!probed->is_open || now_ns / 1000000 - probed->since_ns / 1000000 >= probe_ms);
 	probed->is_open = !is_refused;
 	probed->since_ns = now_ns;
 	read_key(probed->key, super, false);

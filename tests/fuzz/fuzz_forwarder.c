@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A forwarder's life: tables that change, packets both ways, errors of every call, offloads taken back, as the input says.
  *
- * Input: 4 bytes of configuration, then steps (steps.c) of one byte (low 4 bits: what, bit 6: which queue, top bit: the next step
- * follows before the worker wakes) and what each needs. The verdict (verdict.h) says of each packet, when it is offered, what must
+ * Input: 4 bytes of configuration, then steps (life/steps.c) of one byte (low 4 bits: what, bit 6: which queue, top bit: the next step
+ * follows before the worker wakes) and what each needs. The verdict (verdict/verdict.h) says of each packet, when it is offered, what must
  * come out. Then must be true:
- *   - what left on the wire and to the host, cut again (kernel.c), is what the verdict says, byte by byte, in order within each
+ *   - what left on the wire and to the host, cut again (kernel/), is what the verdict says, byte by byte, in order within each
  *     flow, a flow by one socket; what is missing is what failed on its last step;
  *   - every counter is right: each drop the one that the verdict names, what failed as the calls failed, peers' by packets and bytes.
  */
@@ -14,7 +14,7 @@
 #include "edges/tun.h"
 #include "edges/tunnel.h"
 #include "edges/underlay.h"
-#include "play.h"
+#include "life/play.h"
 #include "run/bulk.h"
 
 enum {

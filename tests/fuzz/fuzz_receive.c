@@ -3,12 +3,12 @@
  * datagrams are dropped unread).
  *
  * Input: byte 0 chooses the offloads, byte 1 the outer ECN, bytes 2–3 the train's datagram size; the rest is the train. The verdict
- * (verdict.h) says what must reach the TUN, byte by byte, and which drop counter has what does not.
+ * (verdict/verdict.h) says what must reach the TUN, byte by byte, and which drop counter has what does not.
  */
-#include "kernel.h"
+#include "kernel/kernel.h"
 #include "receive/coalesce.h"
 #include "receive/receive.h"
-#include "verdict.h"
+#include "verdict/verdict.h"
 
 static struct dp_peer peers[slots] = {
 	{.prefix = {4, {10, 5, 1, 0}}, .prefix_len = 24, .local = 1},

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "wholes.h"
+#include "verdict/wholes.h"
 
 enum { probe_ms = 3000 - 1 }; /* the clock goes on between what is decided and what is seen */
 

@@ -5,7 +5,7 @@
 #ifndef WHOLES_H
 #define WHOLES_H
 
-#include "verdict.h"
+#include "verdict/verdict.h"
 
 struct probed {
 	struct dp_peer peer;

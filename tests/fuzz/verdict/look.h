@@ -6,7 +6,7 @@
 #ifndef LOOK_H
 #define LOOK_H
 
-#include "../c/twin.h"
+#include "twin.h"
 
 /* A whole IPv4 or IPv6 packet. */
 struct look {

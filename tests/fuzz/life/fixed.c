@@ -2,7 +2,7 @@
 /* What no input reaches, or chance takes long to find, before any fuzzing. */
 #include <errno.h>
 
-#include "play.h"
+#include "life/play.h"
 
 /* What no input reaches: each allocation refused, no descriptor, wrong configurations, a forwarder's end. */
 static void check_making(void)
@@ -143,7 +143,7 @@ static void check_savings(void)
 #define FULL 0x8d, 0x03, 0                    /* the next write to the TAP says EAGAIN */
 #define BROKEN 0x8d, 0x33, 0                  /* EIO */
 
-/* Who gets super-packets whole, in fixed lives (decision 0020); wholes.h sees only who must not. */
+/* Who gets super-packets whole, in fixed lives (decision 0020); verdict/wholes.h sees only who must not. */
 static void check_wholes(void)
 {
 	static const struct {

@@ -7,11 +7,11 @@
 #ifndef RECORDS_H
 #define RECORDS_H
 
-#include "../c/check.h"
+#include "check.h"
 #include "dataplane.h"
 #include "encap/encap.h"
-#include "look.h"
 #include "packet/icmp.h"
+#include "verdict/look.h"
 
 enum { records_max = 32768, errors_kinds = icmp_errors };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Waiting, time, memory, chance; the faults that are to come. */
-#include "kernel.h"
+#include "kernel/kernel.h"
 
 #include <errno.h>
 #include <stdarg.h>

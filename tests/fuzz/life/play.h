@@ -3,9 +3,9 @@
 #ifndef PLAY_H
 #define PLAY_H
 
-#include "kernel.h"
-#include "verdict.h"
-#include "wholes.h"
+#include "kernel/kernel.h"
+#include "verdict/verdict.h"
+#include "verdict/wholes.h"
 
 #ifdef FORMAT_VXLAN
 enum { format = DP_BACKEND_VXLAN };

@@ -5,7 +5,7 @@
 #include <sys/ioctl.h>
 
 #include "edges/tun.h"
-#include "kernel.h"
+#include "kernel/kernel.h"
 
 ssize_t __wrap_readv(int fd, const struct iovec *iov, int parts);
 ssize_t __wrap_read(int fd, void *out, size_t len);

@@ -10,8 +10,8 @@
 
 #include <linux/virtio_net.h>
 
-#include "records.h"
 #include "state/forwarder.h"
+#include "verdict/records.h"
 
 enum { kernel_queues = 2 };
 

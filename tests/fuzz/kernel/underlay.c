@@ -8,7 +8,7 @@
 #include <netinet/udp.h>
 #include <sanitizer/asan_interface.h>
 
-#include "kernel.h"
+#include "kernel/kernel.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103

@@ -9,7 +9,7 @@
 
 #include <linux/virtio_net.h>
 
-#include "records.h"
+#include "verdict/records.h"
 
 enum {
 	slots = 16,

@@ -3,7 +3,7 @@
 #include <errno.h>
 
 #include "edges/tun.h"
-#include "play.h"
+#include "life/play.h"
 
 enum {
 	segments_max = 800, /* that one input makes: over 1,000 inputs a second */

@@ -1,53 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "verdict/verdict.h"
-
-#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
-#define VIRTIO_NET_HDR_GSO_UDP_L4 5
-#endif
+/* What must come of a peer's datagrams. */
+#include "verdict/both.h"
 
 enum {
-	tcp_least = 8,      /* bytes that a segment carries at least; README of csrc: a bounded burst */
-	udp_most = 128,     /* segments of one UDP super-packet (Linux UDP_MAX_SEGMENTS) */
-	headers_most = 120, /* that are cut */
 	not_ect = 0,
 	ect1 = 1,
 	ect0 = 2,
 	ce = 3,
 };
-
-/* Addresses. */
-
-bool same_bits(const uint8_t *a, const uint8_t *b, uint32_t bits)
-{
-	for (uint32_t bit = 0; bit < bits; bit++)
-		if ((a[bit / 8] ^ b[bit / 8]) >> (7 - bit % 8) & 1)
-			return false;
-	return true;
-}
-
-const struct dp_peer *find_holder(const struct rules *rules, const uint8_t *address, uint8_t version)
-{
-	const struct dp_peer *best = NULL;
-
-	for (uint32_t i = 0; i < slots; i++) {
-		const struct dp_peer *peer = &rules->peers[i];
-
-		if (peer->prefix.family == version && (!best || peer->prefix_len > best->prefix_len) &&
-		    same_bits(peer->prefix.bytes, address, peer->prefix_len))
-			best = peer;
-	}
-	return best;
-}
-
-/* No single node's: multicast, broadcast, class E, unspecified ("this network"), of IPv6 link-local. */
-static bool is_nobodys(const uint8_t *address, uint8_t version)
-{
-	static const uint8_t none[16], link_local[2] = {0xfe, 0x80};
-
-	if (version == 4)
-		return address[0] == 0 || address[0] >= 224;
-	return address[0] == 0xff || same_bits(address, link_local, 10) || memcmp(address, none, 16) == 0;
-}
 
 static bool is_broadcast(const struct dp_peer *own, const uint8_t *address)
 {
@@ -70,68 +30,6 @@ static bool is_reached_at(const struct dp_peer *peer, const union underlay_addre
 	       memcmp(peer->next_hop.bytes, outer_address(from), from->sa.sa_family == AF_INET ? 4 : 16) == 0;
 }
 
-/* ICMP errors. */
-
-static bool is_error(const struct look *look)
-{
-	int type = look->icmp_type;
-
-	if (look->version == 6) /* RFC 4443 section 2.1; a redirect too (2.4 e.2) */
-		return (type >= 0 && type < 128) || type == 137;
-	return type == 3 || type == 4 || type == 5 || type == 11 || type == 12; /* RFC 1122 section 3.2.2 */
-}
-
-/* RFC 1812 section 4.3.2.7, RFC 4443 section 2.4 e. */
-static bool may_answer(const struct look *look)
-{
-	if (is_error(look) || is_nobodys(look_source(look), look->version) || is_nobodys(look_destination(look), look->version))
-		return false;
-	return look->version == 6 || (!look->is_later_fragment && look_source(look)[0] != 127);
-}
-
-static void owe_error(struct verdict *verdict, const struct rules *rules, enum icmp_error kind, const struct look *about)
-{
-	static const uint8_t codes[2][icmp_errors][2] = {
-		{[icmp_no_route] = {3, 0}, [icmp_ttl_exceeded] = {11, 0}, [icmp_too_big] = {3, 4}},
-		{[icmp_no_route] = {1, 0}, [icmp_ttl_exceeded] = {3, 0}, [icmp_too_big] = {2, 0}},
-	};
-	bool six = about->version == 6;
-	uint32_t header = six ? 40 : 20, quote = six ? 1280 - 40 - 8 : about->ip_header + 8, len;
-	uint8_t out[1280] = {0}, *icmp = out + header;
-
-	if (!may_answer(about))
-		return;
-	if (quote > about->len)
-		quote = about->len;
-	len = header + 8 + quote;
-	memcpy(icmp, codes[six][kind], 2);
-	if (kind == icmp_too_big)
-		store16(icmp + 6, (uint16_t)rules->config->mtu);
-	memcpy(icmp + 8, about->data, quote);
-	if (six) {
-		out[0] = 0x60;
-		store16(out + 4, (uint16_t)(8 + quote));
-		out[6] = 58;
-		out[7] = 64;
-		memcpy(out + 8, rules->config->tunnel6.bytes, 16);
-		memcpy(out + 24, look_source(about), 16);
-		store16(icmp + 2, twin_checksum(icmp, 8 + quote, twin_pseudo(out, 8 + quote, 58)));
-	} else {
-		out[0] = 0x45;
-		store16(out + 2, (uint16_t)len);
-		out[8] = 8;
-		out[9] = 1;
-		memcpy(out + 12, rules->config->tunnel4.bytes, 4);
-		memcpy(out + 16, look_source(about), 4);
-		store16(out + 10, twin_checksum(out, 20, 0));
-		store16(icmp + 2, twin_checksum(icmp, 8 + quote, 0));
-	}
-	record_host(&verdict->host, rules->config, out, len, slot_error + kind);
-	verdict->errors[kind]++;
-}
-
-/* Changes on the way. */
-
 static void set_ecn(uint8_t *packet, const struct look *look, uint8_t ecn)
 {
 	if (look->version == 6) {
@@ -141,127 +39,6 @@ static void set_ecn(uint8_t *packet, const struct look *look, uint8_t ecn)
 	packet[1] = (uint8_t)((packet[1] & 0xfc) | ecn);
 	cut_header_checksum(packet, look->ip_header);
 }
-
-static void lower_ttl(uint8_t *packet, const struct look *look)
-{
-	packet[look->version == 6 ? 7 : 8]--;
-	if (look->version == 4)
-		cut_header_checksum(packet, look->ip_header);
-}
-
-/* Out. */
-
-static bool is_sound_super(const struct look *look, const struct virtio_net_hdr *offload)
-{
-	uint32_t type = offload->gso_type & ~VIRTIO_NET_HDR_GSO_ECN;
-
-	if (!look->proto || look->len <= look_headers(look) || look_headers(look) > headers_most)
-		return false;
-	if (look->proto == proto_tcp)
-		return (type == VIRTIO_NET_HDR_GSO_TCPV4 || type == VIRTIO_NET_HDR_GSO_TCPV6) && offload->gso_size >= tcp_least;
-	return type == VIRTIO_NET_HDR_GSO_UDP_L4 && offload->gso_size && cut_count(look, offload->gso_size) <= udp_most;
-}
-
-static bool is_checksum_inside(const struct look *look, const struct virtio_net_hdr *offload)
-{
-	return offload->csum_start >= look->ip_header && offload->csum_start + offload->csum_offset + 2u <= look->len;
-}
-
-static void send_out(struct verdict *verdict, const struct rules *rules, const uint8_t *packet, uint32_t len, uint8_t version,
-		     uint8_t traffic_class, const struct dp_peer *peer)
-{
-	static uint8_t datagram[vxlan_bytes + packet_max];
-	const struct dp_config *config = rules->config;
-	uint32_t overhead = overhead_of(config);
-	union underlay_address to = {0};
-
-	if (overhead) {
-		memset(datagram, 0, 8);
-		datagram[0] = 8;
-		store32(datagram + 4, config->vni << 8);
-		memcpy(datagram + 8, peer->vtep_mac, 6);
-		memcpy(datagram + 14, config->vtep_mac, 6);
-		store16(datagram + 20, version == 4 ? 0x0800 : 0x86dd);
-	}
-	memcpy(datagram + overhead, packet, len);
-	if (peer->next_hop.family == 4) {
-		to.in = (struct sockaddr_in){.sin_family = AF_INET, .sin_port = htons((uint16_t)config->port)};
-		memcpy(&to.in.sin_addr, peer->next_hop.bytes, 4);
-	} else {
-		to.in6 = (struct sockaddr_in6){.sin6_family = AF_INET6, .sin6_port = htons((uint16_t)config->port)};
-		memcpy(&to.in6.sin6_addr, peer->next_hop.bytes, 16);
-	}
-	record_wire(&verdict->wire, &to, overhead ? traffic_class & 3 : 0, datagram, overhead + len, overhead, 0,
-		    (uint32_t)(peer - rules->peers));
-	verdict->counters.tx_packets++;
-	verdict->counters.tx_bytes += len;
-}
-
-void judge_out(struct verdict *verdict, const struct rules *rules, const uint8_t *data, uint32_t len,
-	       const struct virtio_net_hdr *offload)
-{
-	static uint8_t copy[packet_max], segment[packet_max];
-	struct dp_counters *counters = &verdict->counters;
-	const struct dp_config *config = rules->config;
-	const struct dp_peer *peer;
-	bool is_super = offload && offload->gso_type != VIRTIO_NET_HDR_GSO_NONE, is_hop = config->backend == DP_BACKEND_UDP;
-	uint32_t packets, largest;
-	struct look look;
-
-	if (!look_at(data, len, &look) || look.len != len) {
-		counters->tun_packets++;
-		counters->drop_send_malformed++;
-		return;
-	}
-	packets = is_super ? cut_count(&look, offload->gso_size) : 1;
-	counters->tun_packets += packets;
-	if (is_nobodys(look_destination(&look), look.version)) {
-		counters->drop_send_multicast += packets;
-		return;
-	}
-	peer = find_holder(rules, look_destination(&look), look.version);
-	if (!peer || peer->local) {
-		counters->drop_send_no_route += packets;
-		owe_error(verdict, rules, icmp_no_route, &look);
-		return;
-	}
-	if (is_hop && look.ttl <= 1) {
-		counters->drop_send_ttl += packets;
-		owe_error(verdict, rules, icmp_ttl_exceeded, &look);
-		return;
-	}
-	memcpy(copy, data, len);
-	look.data = copy;
-	if (is_super && !is_sound_super(&look, offload)) {
-		counters->drop_send_gso += packets;
-		return;
-	}
-	if (offload && !is_super && offload->flags & VIRTIO_NET_HDR_F_NEEDS_CSUM) {
-		if (!is_checksum_inside(&look, offload)) {
-			counters->drop_send_gso++;
-			return;
-		}
-		cut_finish_checksum(copy, len, offload->csum_start, offload->csum_offset);
-	}
-	largest = is_super ? look_headers(&look) + offload->gso_size : len;
-	if (largest > config->mtu && look.may_not_fragment) {
-		counters->drop_send_too_big += packets;
-		owe_error(verdict, rules, icmp_too_big, &look);
-		return;
-	}
-	if (is_hop)
-		lower_ttl(copy, &look);
-	if (!is_super) {
-		send_out(verdict, rules, copy, len, look.version, look.traffic_class, peer);
-		return;
-	}
-	for (uint32_t i = 0; i < packets; i++) {
-		len = cut_segment(segment, &look, offload->gso_size, i);
-		send_out(verdict, rules, segment, len, look.version, look.traffic_class, peer);
-	}
-}
-
-/* In. */
 
 /* What the segments of a super-packet that nobody cut carry: of UDP the kernel tells, of TCP as much as the MTU allows. 0: it is none. */
 static uint32_t segment_size_of(const struct dp_config *config, const struct look *look, uint32_t told)

@@ -76,7 +76,7 @@ lint: build ## ruff, mypy --strict, import-linter, C warnings as errors with gcc
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/mypy
 	@$(BIN)/python tools/lint_imports.py
-	@for cc in gcc clang; do $$cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror -fsyntax-only csrc/*.c dataplane/cni/launcher.c || exit 1; done
+	@for cc in gcc clang; do $$cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror -Icsrc -Icsrc/include -fsyntax-only csrc/*/*.c dataplane/cni/launcher.c || exit 1; done
 
 bench: build ## the benchmark suite, about 25 minutes (BENCH=--quick: under one): table, JSON, report page in build/bench-report
 	@test -d build/bench || meson setup build/bench -Dbench=true > /dev/null

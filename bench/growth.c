@@ -32,12 +32,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "checksum.h"
-#include "coalesce.h"
-#include "forwarder.h"
-#include "receive.h"
-#include "send.h"
-#include "tun.h"
+#include "edges/tun.h"
+#include "packet/checksum.h"
+#include "receive/coalesce.h"
+#include "receive/receive.h"
+#include "send/send.h"
+#include "state/forwarder.h"
 
 enum {
 	ring_packets = 16384,
@@ -240,7 +240,7 @@ static void *publish_tables(void *arg)
 	return NULL;
 }
 
-/* As a worker's turn does (worker.c, take_table). */
+/* As a worker's turn does (run/worker.c, take_table). */
 static const struct fib *newest_table(struct worker *w)
 {
 	const struct fib *table = atomic_load(&w->dp->table);

@@ -13,13 +13,13 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "checksum.h"
-#include "coalesce.h"
-#include "encap.h"
-#include "fib.h"
-#include "forwarder.h"
-#include "ip.h"
-#include "segment.h"
+#include "encap/encap.h"
+#include "packet/checksum.h"
+#include "packet/ip.h"
+#include "packet/segment.h"
+#include "receive/coalesce.h"
+#include "state/forwarder.h"
+#include "table/fib.h"
 
 enum {
 	mtu = 1450,

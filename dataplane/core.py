@@ -152,7 +152,7 @@ class Forwarder:
         return tuple(self._failures)
 
     def start(self) -> None:
-        """Start two threads per worker, see csrc/bulk.h; each runs in C without the GIL until `stop`."""
+        """Start two threads per worker, see csrc/run/bulk.h; each runs in C without the GIL until `stop`."""
         for index in range(2 * self.config.workers):
             name = f"worker {index}" if index < self.config.workers else f"bulk worker {index - self.config.workers}"
             thread = threading.Thread(target=self._run, args=(index, name), name=name, daemon=True)
@@ -229,7 +229,7 @@ class Forwarder:
         ffi.memmove(raw.vtep_mac, peer.vtep_mac, 6)
 
     def counters(self) -> dict[str, int]:
-        """The core's totals by name, drops left out; see csrc/dataplane.h for what each counts."""
+        """The core's totals by name, drops left out; see csrc/include/dataplane.h for what each counts."""
         raw = self._read_counters()
         return {name: getattr(raw, name) for name in _counter_names if not name.startswith(_drop_prefix)}
 

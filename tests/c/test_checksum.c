@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "checksum.h"
+#include "packet/checksum.h"
 
 #include "harness.h"
 #include "twin.h"

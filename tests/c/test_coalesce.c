@@ -1,13 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What is joined and then cut again must be, flow by flow, byte for byte and in order, what came in and was sound. */
-#include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
+#include "packet/segment.h"
+#include "receive/coalesce.h"
+#include "receive/receive.h"
 
-#include "coalesce.h"
-#include "receive.h"
-#include "segment.h"
-
+#include "edges.h"
 #include "harness.h"
 #include "twin.h"
 
@@ -16,53 +13,6 @@ enum {
 	packets_max = 48,
 	packet_room = 2200,
 };
-
-struct edges {
-	struct dp *dp;
-	struct worker *w;
-	const struct fib *fib;
-	int tun;  /* the test's end */
-	int fds[3];
-	struct sockaddr_in peer;
-};
-
-static struct edges open_edges(uint32_t offloads)
-{
-	struct edges e = {.peer = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0xc0000202)}};
-	struct dp_config config = {
-		.backend = DP_BACKEND_UDP, .offloads = offloads, .vnet_hdr = 1, .port = 8285, .mtu = 1472, .underlay_family = 4,
-		.tunnel4 = {4, {10, 5, 1, 0}}, .workers = 1, .sources = 1, .tunnel_fd = -1,
-	};
-	struct dp_peer own = {.prefix = {4, {10, 5, 1, 0}}, .prefix_len = 24, .local = 1};
-	struct dp_peer own6 = {.prefix = {6, {0xfd, 1}}, .prefix_len = 64, .local = 1};
-	struct dp_peer peer = {.prefix = {4, {10, 5, 2, 0}}, .prefix_len = 24, .next_hop = {4, {192, 0, 2, 2}}};
-	struct dp_peer peer6 = {.prefix = {6, {0xfd, 2}}, .prefix_len = 64, .next_hop = {4, {192, 0, 2, 2}}};
-	int pair[2], size = 8 << 20;
-
-	CHECK(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK, 0, pair) == 0);
-	CHECK(setsockopt(pair[0], SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof(size)) == 0 ||
-	      setsockopt(pair[0], SOL_SOCKET, SO_SNDBUF, &size, sizeof(size)) == 0);
-	e.tun = pair[1];
-	e.fds[0] = pair[0];
-	e.fds[1] = socket(AF_INET, SOCK_DGRAM, 0);
-	config.edges[0] = (struct dp_edges){.tuns = 1, .receives = 1, .tun_fds = {pair[0]}, .receive_fds = {e.fds[1]}};
-	config.source_fds[0] = e.fds[1];
-	CHECK(dp_new(&config, &e.dp) == 0);
-	CHECK(dp_peer_set(e.dp, 0, &own) == 0 && dp_peer_set(e.dp, 1, &peer) == 0);
-	CHECK(dp_peer_set(e.dp, 2, &own6) == 0 && dp_peer_set(e.dp, 3, &peer6) == 0);
-	CHECK(dp_commit(e.dp) == 0);
-	e.w = e.dp->worker[0];
-	e.fib = e.dp->table;
-	return e;
-}
-
-static void close_edges(struct edges *e)
-{
-	dp_free(e->dp);
-	close(e->tun);
-	close(e->fds[0]);
-	close(e->fds[1]);
-}
 
 static uint8_t sent[packets_max][packet_room], given[packets_max][packet_room];
 static uint32_t sent_len[packets_max];
@@ -260,102 +210,11 @@ static void the_plain_twin_joins_nothing(void)
 	play(0, 500, false);
 }
 
-/* A kernel vxlan on a veth hands over an uncut TCP packet whose checksum is only begun. */
-static void uncut_super_packets_are_cut_to_the_mtu(void)
-{
-	uint32_t sets[] = {DP_OFFLOAD_ALL, 0};
-
-	for (int i = 0; i < 2; i++) {
-		struct edges e = open_edges(sets[i]);
-		struct twin_spec spec = {
-			.version = 4, .proto = proto_tcp, .ttl = 9, .flags = 0x18, .dont_fragment = 1, .ports = {1, 2}, .options = 12,
-			.payload = 20000, .source = {10, 5, 2, 9}, .destination = {10, 5, 1, 9},
-		};
-		static uint8_t super[packet_max], written[packet_max + 64];
-		uint32_t len = twin_packet(super, &spec, 5), payload = 0, next = 0;
-		ssize_t got;
-
-		store16(super + 36, (uint16_t)twin_pseudo(super, len - 20, proto_tcp));
-		receive_train(e.w, e.fib, (struct sockaddr *)&e.peer, super, len, 0, 0);
-		coalesce_flush(e.w);
-		while ((got = recv(e.tun, written, sizeof(written), MSG_DONTWAIT)) > 0) {
-			struct virtio_net_hdr offload;
-			struct ip ip;
-
-			memcpy(&offload, written, sizeof(offload));
-			CHECK(ip_parse(written + sizeof(offload), (uint32_t)got - sizeof(offload), &ip));
-			CHECK(load32(ip.data + 24) == next);
-			next += ip.len - 52;
-			payload += ip.len - 52;
-			if (sets[i]) {
-				CHECK(offload.gso_type == VIRTIO_NET_HDR_GSO_TCPV4 && offload.gso_size == 1472 - 52);
-			} else {
-				CHECK(offload.gso_type == 0 && offload.flags == 0 && ip.len <= 1472);
-				CHECK(ip_verify_checksum(&ip) == ip_checksum_good);
-			}
-		}
-		CHECK(payload == 20000);
-		close_edges(&e);
-	}
-}
-
-/* One-byte segments of one flow in one burst: more parts than a single writev takes. */
-static void the_longest_run_is_written_whole(void)
-{
-	enum { packets = 3000 };
-	static uint8_t stream[packets][64], written[packet_max + 64];
-	struct edges e = open_edges(DP_OFFLOAD_ALL);
-	struct twin_spec spec = {
-		.version = 4, .proto = proto_tcp, .ttl = 9, .flags = 0x10, .dont_fragment = 1, .ports = {1, 2}, .payload = 1,
-		.source = {10, 5, 2, 9}, .destination = {10, 5, 1, 9},
-	};
-	uint32_t payload = 0;
-	ssize_t got;
-
-	for (uint32_t i = 0; i < packets; i++) {
-		uint32_t len = twin_packet(stream[i], &spec, (uint8_t)i);
-
-		spec.sequence++;
-		receive_train(e.w, e.fib, (struct sockaddr *)&e.peer, stream[i], len, 0, 0);
-	}
-	coalesce_flush(e.w);
-	while ((got = recv(e.tun, written, sizeof(written), MSG_DONTWAIT)) > 0)
-		payload += (uint32_t)got - (uint32_t)sizeof(struct virtio_net_hdr) - 40;
-	CHECK(payload == packets);
-	CHECK(e.w->counters.drop_tun_error == 0 && e.w->counters.rx_packets == packets);
-	close_edges(&e);
-}
-
-/* Control may take an offload back between two packets, or before their write. */
-static void what_was_joined_is_written_after_the_offload_is_forbidden(void)
-{
-	struct edges e = open_edges(DP_OFFLOAD_ALL);
-	static uint8_t packets[3][packet_room], got[packet_max];
-	uint32_t len = 0;
-
-	for (uint32_t i = 0; i < 3; i++) {
-		struct twin_spec spec = {
-			.version = 4, .proto = proto_tcp, .ttl = 60, .flags = 0x10, .dont_fragment = 1, .ports = {1000, 80},
-			.sequence = i * 100, .payload = 100, .source = {10, 5, 2, 9}, .destination = {10, 5, 1, 9},
-		};
-
-		len = twin_packet(packets[i], &spec, 0);
-		receive_train(e.w, e.fib, (const struct sockaddr *)&e.peer, packets[i], len, 0, 0);
-	}
-	CHECK(dp_forbid(e.dp, DP_OFFLOAD_ALL) == 0);
-	coalesce_flush(e.w);
-	CHECK(read(e.tun, got, sizeof(got)) == (ssize_t)(sizeof(struct virtio_net_hdr) + len + 200));
-	close_edges(&e);
-}
-
 int main(void)
 {
 	harness_begin();
 	RUN(joined_packets_cut_again_are_what_came);
 	RUN(without_udp_offload);
 	RUN(the_plain_twin_joins_nothing);
-	RUN(uncut_super_packets_are_cut_to_the_mtu);
-	RUN(the_longest_run_is_written_whole);
-	RUN(what_was_joined_is_written_after_the_offload_is_forbidden);
 	return harness_end();
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "fib.h"
+#include "table/fib.h"
 
 #include <errno.h>
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "icmp.h"
+#include "packet/icmp.h"
 
 #include "harness.h"
 #include "twin.h"

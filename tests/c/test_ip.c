@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "ip.h"
+#include "packet/ip.h"
 
 #include "harness.h"
 #include "twin.h"

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "segment.h"
+#include "packet/segment.h"
 
 #include "harness.h"
 #include "twin.h"

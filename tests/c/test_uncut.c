@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-#include "uncut.h"
+#include "state/uncut.h"
 
 #include "harness.h"
 #include "twin.h"

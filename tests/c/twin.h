@@ -3,7 +3,7 @@
 #ifndef TWIN_H
 #define TWIN_H
 
-#include "ip.h"
+#include "packet/ip.h"
 
 /* RFC 1071 by the letter, big-endian words; returns the checksum as a number. */
 static inline uint16_t twin_checksum(const uint8_t *data, size_t len, uint32_t sum)

@@ -1,4 +1,4 @@
-"""Every reason of csrc/dataplane.h for which a received datagram ends here: provoked, and seen on its own counter alone.
+"""Every reason of csrc/include/dataplane.h for which a received datagram ends here: provoked, and seen on its own counter alone.
 
 Not provoked, and why: drop_receive_truncated needs a datagram longer than UDP has (65,507 bytes; the buffer is 65,536);
 drop_tun_error needs a TUN that refuses a packet (tests/netns); drop_icmp_limited and drop_tun_full stand in test_limits.py.

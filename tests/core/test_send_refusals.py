@@ -1,4 +1,4 @@
-"""Every reason of csrc/dataplane.h for which a packet from the host ends here: provoked, and seen on its own counter alone.
+"""Every reason of csrc/include/dataplane.h for which a packet from the host ends here: provoked, and seen on its own counter alone.
 
 drop_send_gso stands in test_cutting.py, drop_send_ttl in test_golden_bytes.py. Not provoked, and why: drop_send_full needs
 a send buffer that stays full, and loopback delivers while it sends.

@@ -35,10 +35,10 @@ least = float(sys.argv[2])
 covered = count = 0
 for file in sorted(json.loads(Path(sys.argv[1]).read_text())["data"][0]["files"], key=lambda file: file["filename"]):
     path, lines = Path(file["filename"]), file["summary"]["lines"]
-    if path.parent.name == "csrc" and lines["count"]:
-        print(f"{path.name:14} {lines['covered']:4} of {lines['count']:4} lines {lines['percent']:6.1f} %")
+    if path.parents[1].name == "csrc" and lines["count"]:
+        print(f"{path.parent.name + '/' + path.name:18} {lines['covered']:4} of {lines['count']:4} lines {lines['percent']:6.1f} %")
         covered, count = covered + lines["covered"], count + lines["count"]
 percent = 100 * covered / count
-print(f"{'csrc':14} {covered:4} of {count:4} lines {percent:6.1f} %, at least {least:.0f} %")
+print(f"{'csrc':18} {covered:4} of {count:4} lines {percent:6.1f} %, at least {least:.0f} %")
 sys.exit(percent < least)
 END

@@ -1,26 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* A forwarder's life: tables that change, packets both ways, errors of every call, offloads taken back, as the input says.
  *
- * Input: 4 bytes of configuration, then steps (steps.c) of one byte (low 4 bits: what, bit 6: which queue, top bit: the next step
- * follows before the worker wakes) and what each needs. The verdict (verdict.h) says of each packet, when it is offered, what must
+ * Input: 4 bytes of configuration, then steps (life/steps.c) of one byte (low 4 bits: what, bit 6: which queue, top bit: the next step
+ * follows before the worker wakes) and what each needs. The verdict (verdict/verdict.h) says of each packet, when it is offered, what must
  * come out. Then must be true:
- *   - what left on the wire and to the host, cut again (kernel.c), is what the verdict says, byte by byte, in order within each
+ *   - what left on the wire and to the host, cut again (kernel/), is what the verdict says, byte by byte, in order within each
  *     flow, a flow by one socket; what is missing is what failed on its last step;
  *   - every counter is right: each drop the one that the verdict names, what failed as the calls failed, peers' by packets and bytes.
  */
 #include <errno.h>
 #include <unistd.h>
 
-#include "play.h"
-#include "tun.h"
-#include "tunnel.h"
-#include "underlay.h"
-#include "bulk.h"
+#include "edges/tun.h"
+#include "edges/tunnel.h"
+#include "edges/underlay.h"
+#include "life/play.h"
+#include "run/bulk.h"
 
 enum {
 	clock_start_ns = 1000000000,
 	errors_burst = 50,
-	errors_per_ms = 1, /* tun.h */
+	errors_per_ms = 1, /* edges/tun.h */
 };
 
 static struct play play;
@@ -44,7 +44,7 @@ static void on_whole(struct kernel *of, const struct look *super, bool is_refuse
 {
 	struct play *in = (struct play *)of;
 
-	REQUIRE(format == DP_BACKEND_VXLAN && of->dp->offloads & DP_OFFLOAD_TUNNEL_GSO);
+	CHECK(format == DP_BACKEND_VXLAN && of->dp->offloads & DP_OFFLOAD_TUNNEL_GSO);
 	wholes_left(&in->wholes, &in->rules, of->clock_ns, super, is_refused);
 }
 
@@ -96,7 +96,7 @@ static void begin_forwarder(struct dp *dp, const struct dp_config *config)
 		struct worker *w = dp->worker[i];
 
 		w->offloads = dp->offloads;
-		REQUIRE(bulk_watch(w) == 0);
+		CHECK(bulk_watch(w) == 0);
 		memset(w->watched, 0, sizeof(w->watched));
 		memset(&w->counters, 0, sizeof(w->counters));
 		memset(w->peers, 0, slots * sizeof(*w->peers));
@@ -119,7 +119,7 @@ static void check_offloads(uint32_t offloads, const struct dp_config *config, ui
 	if (format == DP_BACKEND_UDP || !(right & DP_OFFLOAD_TUN_GSO) || config->tunnel_fd < 0 ||
 	    refused & (kernel_refuses_names | DP_OFFLOAD_COALESCE))
 		right &= ~DP_OFFLOAD_TUNNEL_GSO;
-	REQUIRE(offloads == right);
+	CHECK(offloads == right);
 }
 
 static void begin(const uint8_t *input)
@@ -130,7 +130,7 @@ static void begin(const uint8_t *input)
 	of->is_ipv4 = config.underlay_family == 4;
 	of->refused = input[2] & (DP_OFFLOAD_ALL | kernel_refuses_names);
 	if (!of->dp)
-		REQUIRE(dp_new(&config, &of->dp) == 0);
+		CHECK(dp_new(&config, &of->dp) == 0);
 	begin_forwarder(of->dp, &config);
 	check_offloads(dp_offloads(of->dp), &config, of->refused);
 	memset(of->fault, 0, sizeof(of->fault));
@@ -175,11 +175,11 @@ static void run(const uint8_t *input, size_t size)
 	for (;;) {
 		int error = dp_run(play.kernel.dp, 0);
 
-		REQUIRE(error == -play.kernel.fatal_error);
+		CHECK(error == -play.kernel.fatal_error);
 		play.kernel.fatal_error = 0;
 		if (!error)
 			return;
-		REQUIRE(lives++ < 10 * steps_max);
+		CHECK(lives++ < 10 * steps_max);
 	}
 }
 
@@ -189,13 +189,13 @@ static uint64_t check_errors(const struct dp_counters *counters, const struct su
 	uint64_t allowed = errors_burst + (play.kernel.clock_ns - clock_start_ns) / 1000000 * errors_per_ms + 1, limited = 0, sent = 0;
 
 	for (uint32_t i = 0; i < errors_kinds; i++) {
-		REQUIRE(sums->errors[i] <= allowed);
+		CHECK(sums->errors[i] <= allowed);
 		sent += sums->errors[i];
 		if (play.verdict.errors[i] > errors_burst)
 			limited += play.verdict.errors[i] - errors_burst;
 	}
-	REQUIRE(counters->drop_icmp_limited <= limited);
-	REQUIRE(counters->icmp_sent == sent);
+	CHECK(counters->drop_icmp_limited <= limited);
+	CHECK(counters->icmp_sent == sent);
 	return sent;
 }
 
@@ -204,19 +204,19 @@ static void check_peers(const struct sums *out, const struct sums *in)
 	struct dp_peer_counters peers[slots], sum = {0};
 	bool is_all = out->packets == play.verdict.counters.tx_packets && in->packets == play.verdict.counters.rx_packets;
 
-	REQUIRE(dp_read_peer_counters(play.kernel.dp, 0, slots, peers) == 0);
-	REQUIRE(dp_read_peer_counters(play.kernel.dp, DP_MAX_PEERS, 1, peers) == -EINVAL);
-	REQUIRE(dp_read_peer_counters(play.kernel.dp, DP_MAX_PEERS + 1, 0, peers) == -EINVAL);
+	CHECK(dp_read_peer_counters(play.kernel.dp, 0, slots, peers) == 0);
+	CHECK(dp_read_peer_counters(play.kernel.dp, DP_MAX_PEERS, 1, peers) == -EINVAL);
+	CHECK(dp_read_peer_counters(play.kernel.dp, DP_MAX_PEERS + 1, 0, peers) == -EINVAL);
 	for (uint32_t i = 0; i < slots; i++) {
 		sum.tx_packets += peers[i].tx_packets;
 		sum.tx_bytes += peers[i].tx_bytes;
 		sum.rx_packets += peers[i].rx_packets;
 		sum.rx_bytes += peers[i].rx_bytes;
 		/* Where one of two that cannot be told apart is missing, whose it was cannot be told. */
-		REQUIRE(!is_all || (peers[i].tx_packets == out->by_slot[i] && peers[i].rx_packets == in->by_slot[i]));
+		CHECK(!is_all || (peers[i].tx_packets == out->by_slot[i] && peers[i].rx_packets == in->by_slot[i]));
 	}
-	REQUIRE(sum.tx_packets == out->packets && sum.tx_bytes == out->bytes);
-	REQUIRE(sum.rx_packets == in->packets && sum.rx_bytes == in->bytes);
+	CHECK(sum.tx_packets == out->packets && sum.tx_bytes == out->bytes);
+	CHECK(sum.rx_packets == in->packets && sum.rx_bytes == in->bytes);
 }
 
 static void check(void)
@@ -233,10 +233,10 @@ static void check(void)
 	check_peers(&out, &in);
 
 	/* All that must come out did, or failed on its last step, and each failure was seen. */
-	REQUIRE(out.packets + of->seen.drop_send_full + of->seen.drop_send_error == play.verdict.wire.used);
-	REQUIRE(in.packets + errors + counters.drop_icmp_limited + of->seen.drop_tun_full + of->seen.drop_tun_error ==
-		play.verdict.host.used);
-	REQUIRE(counters.table_changes <= play.commits);
+	CHECK(out.packets + of->seen.drop_send_full + of->seen.drop_send_error == play.verdict.wire.used);
+	CHECK(in.packets + errors + counters.drop_icmp_limited + of->seen.drop_tun_full + of->seen.drop_tun_error ==
+	      play.verdict.host.used);
+	CHECK(counters.table_changes <= play.commits);
 	counters.sleeps -= counters.sleeps > of->seen.sleeps; /* the turn that sees the end may count as one */
 	right.tx_packets = out.packets;
 	right.tx_bytes = out.bytes;
@@ -254,7 +254,7 @@ static void check(void)
 
 		if (got != wanted)
 			fprintf(stderr, "counter %zu: %llu, right is %llu\n", word, (unsigned long long)got, (unsigned long long)wanted);
-		REQUIRE(got == wanted);
+		CHECK(got == wanted);
 	}
 }
 

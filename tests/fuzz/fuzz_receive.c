@@ -3,12 +3,12 @@
  * datagrams are dropped unread).
  *
  * Input: byte 0 chooses the offloads, byte 1 the outer ECN, bytes 2–3 the train's datagram size; the rest is the train. The verdict
- * (verdict.h) says what must reach the TUN, byte by byte, and which drop counter has what does not.
+ * (verdict/verdict.h) says what must reach the TUN, byte by byte, and which drop counter has what does not.
  */
-#include "coalesce.h"
-#include "kernel.h"
-#include "receive.h"
-#include "verdict.h"
+#include "kernel/kernel.h"
+#include "receive/coalesce.h"
+#include "receive/receive.h"
+#include "verdict/verdict.h"
 
 static struct dp_peer peers[slots] = {
 	{.prefix = {4, {10, 5, 1, 0}}, .prefix_len = 24, .local = 1},
@@ -35,10 +35,10 @@ static struct dp *make(uint32_t offloads)
 	};
 	struct dp *dp;
 
-	REQUIRE(dp_new(&config, &dp) == 0);
+	CHECK(dp_new(&config, &dp) == 0);
 	for (uint32_t i = 0; i < slots; i++)
-		REQUIRE(!peers[i].prefix.family || dp_peer_set(dp, i, &peers[i]) == 0);
-	REQUIRE(dp_commit(dp) == 0);
+		CHECK(!peers[i].prefix.family || dp_peer_set(dp, i, &peers[i]) == 0);
+	CHECK(dp_commit(dp) == 0);
 	return dp;
 }
 
@@ -55,14 +55,14 @@ static void check(struct dp *dp, const struct dp_counters *before)
 		right->icmp_sent += sums.errors[i];
 	right->drop_icmp_limited = after.drop_icmp_limited - before->drop_icmp_limited;
 	right->tun_writes = kernel->seen.tun_writes;
-	REQUIRE(kernel->host.used + right->drop_icmp_limited == verdict.host.used);
-	REQUIRE(!right->drop_icmp_limited || verdict.host.used > 50);
+	CHECK(kernel->host.used + right->drop_icmp_limited == verdict.host.used);
+	CHECK(!right->drop_icmp_limited || verdict.host.used > 50);
 	for (size_t word = 0; word < sizeof(after) / 8; word++) {
 		uint64_t got = ((uint64_t *)&after)[word] - ((const uint64_t *)before)[word], wanted = ((uint64_t *)right)[word];
 
 		if (got != wanted)
 			fprintf(stderr, "counter %zu: %llu, right is %llu\n", word, (unsigned long long)got, (unsigned long long)wanted);
-		REQUIRE(got == wanted);
+		CHECK(got == wanted);
 	}
 }
 

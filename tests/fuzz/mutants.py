@@ -49,12 +49,12 @@ swaps = [
 # Mistakes that nobody can see, by file, the line before and their own line, and why.
 excused = {
     (
-        "coalesce.c",
+        "receive/coalesce.c",
         "",
         "if (false && headers != run->headers || payload > run->gso_size || run->headers + run->payload + payload > packet_max)",
     ): "the same IP version, protocol and TCP data offset follow, which are all that headers depends on",
     (
-        "uncut.c",
+        "state/uncut.c",
         "if (!change(dp, uncut, word, claimed))",
         "return true;",
     ): "only another worker's claim in between leads there",
@@ -62,7 +62,7 @@ excused = {
 
 
 def find_places(only: str | None) -> Iterator[tuple[Path, int, str]]:
-    for path in sorted((root / "csrc").glob("*.c")):
+    for path in sorted((root / "csrc").rglob("*.c")):
         if only and path.name != only:
             continue
         lines = path.read_text().splitlines()
@@ -144,14 +144,15 @@ def main() -> int:
     for path, number, line in chosen:
         lines = path.read_text().splitlines()
         right, lines[number] = lines[number].strip(), line
-        mutated = source / "csrc" / path.name
+        name = path.relative_to(root / "csrc")
+        mutated = source / "csrc" / name
         mutated.write_text("\n".join(lines) + "\n")
         noticed = judge(asked.seconds)
         shutil.copy(path, mutated)
-        excuse = excused.get((path.name, lines[number - 1].strip(), line.strip()))
+        excuse = excused.get((str(name), lines[number - 1].strip(), line.strip()))
         kind = noticed.split(":")[0].removesuffix(" by fuzzing").split("_")[0] or ("excused" if excuse else "SURVIVED")
         tally[kind] = tally.get(kind, 0) + 1
-        print(f"{path.name}:{number + 1}: {right}\n    -> {line.strip()}\n    {noticed or excuse or kind}", flush=True)
+        print(f"{name}:{number + 1}: {right}\n    -> {line.strip()}\n    {noticed or excuse or kind}", flush=True)
     print(
         f"{len(chosen)} of {len(places)} places: {', '.join(f'{kind} {count}' for kind, count in sorted(tally.items()))}"
     )

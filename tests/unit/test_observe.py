@@ -391,7 +391,7 @@ def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:
 
 
 def test_every_drop_reason_has_a_word() -> None:
-    header = (Path(__file__).parents[2] / "csrc" / "dataplane.h").read_text()
+    header = (Path(__file__).parents[2] / "csrc" / "include" / "dataplane.h").read_text()
     reasons = {
         line.split()[1].rstrip(";").removeprefix("drop_") for line in header.splitlines() if "uint64_t drop_" in line
     }

@@ -4,7 +4,7 @@ The kernel's device takes a frame from anybody. The filter stands at the ingress
 UDP datagrams to this host, our port and our VNI: the outer source must hold a lease, and the frame must come from
 that peer's VTEP MAC, with an inner source in its subnet (or its own underlay address), to our VTEP MAC and subnet. What
 must stay true: whatever is not for our device passes untouched; each way to be dropped has its counter, named as in
-csrc/dataplane.h; the filter stays when the daemon ends, with the leases as they were, and the next life replaces it
+csrc/include/dataplane.h; the filter stays when the daemon ends, with the leases as they were, and the next life replaces it
 without a moment between.
 """
 

@@ -1,6 +1,6 @@
 """A TAP whose frames leave at the underlay device: the way out for super-packets that the core does not cut.
 
-    csrc/tunnel.c ── write ──▶ TAP ── BPF at its ingress, bpf_redirect_neigh ──▶ route, neighbour ──▶ underlay device
+    csrc/edges/tunnel.c ── write ──▶ TAP ── BPF at its ingress, bpf_redirect_neigh ──▶ route, neighbour ──▶ underlay device
 
 The kernel finds the next hop and its MAC for each frame, as it does for the UDP sockets' datagrams. What must stay true:
 the TAP takes no packet of the host's (no address, no ARP, no IPv6), and it and its program vanish with their descriptors.
@@ -40,7 +40,7 @@ def objection(interface: str) -> str | None:
 
 
 class TunnelTap:
-    """An open TAP. `fd`, non-blocking, is for csrc/tunnel.c, which probes what the kernel's TUN driver can do.
+    """An open TAP. `fd`, non-blocking, is for csrc/edges/tunnel.c, which probes what the kernel's TUN driver can do.
 
     Raises:
         HostError: no TAP can be made here, or the kernel refuses the program (it needs CAP_BPF and Linux 6.6).

@@ -1,6 +1,6 @@
 """The Internet checksum and what flannel does to it on each hop.
 
-The slow twin of csrc/checksum.c. What must stay true: everything here works on big-endian words as the RFCs
+The slow twin of csrc/packet/checksum.c. What must stay true: everything here works on big-endian words as the RFCs
 write them, so that a mistake in the core's byte order cannot hide.
 """
 

@@ -1,6 +1,6 @@
 """Congestion marks across the tunnel: RFC 6040, normal mode.
 
-The slow twin of merge_ecn in csrc/receive.c: the whole of figure 4 as a table, so that no case is left to reasoning.
+The slow twin of merge_ecn in csrc/receive/receive.c: the whole of figure 4 as a table, so that no case is left to reasoning.
 """
 
 from __future__ import annotations

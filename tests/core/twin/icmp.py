@@ -1,6 +1,6 @@
 """ICMP errors that the tunnel owes the sender of a packet it cannot carry.
 
-The slow twin of csrc/icmp.c. IPv4 errors have the form of flannel's proxy_amd64.c: ID 0, no DF, TTL 8, quoting the
+The slow twin of csrc/packet/icmp.c. IPv4 errors have the form of flannel's proxy_amd64.c: ID 0, no DF, TTL 8, quoting the
 offender's header and 8 bytes. IPv6 errors quote as much as fits 1280 bytes (RFC 4443 section 2.4 c).
 """
 

@@ -1,6 +1,6 @@
 """Inner IPv4 and IPv6 packets: headers decoded and encoded, the transport found, TTL and ECN changed.
 
-The slow twin of csrc/ip.c. What must stay true: a decoded packet, encoded again, is the same bytes without the
+The slow twin of csrc/packet/ip.c. What must stay true: a decoded packet, encoded again, is the same bytes without the
 padding behind it; a header that lies about its lengths is `BadInput`, never a guess.
 """
 

@@ -1,6 +1,6 @@
 """One super-packet in, wire-size packets out, as Linux cuts them (net/ipv4/tcp_offload.c, udp_offload.c).
 
-The slow twin of csrc/segment.c, and what a host does with a joined packet that the core wrote. What must stay true:
+The slow twin of csrc/packet/segment.c, and what a host does with a joined packet that the core wrote. What must stay true:
 each segment is a whole packet of its own, with every length and checksum computed from nothing.
 """
 

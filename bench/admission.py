@@ -43,7 +43,7 @@ from dataplane.keepers import senders
 from dataplane.keepers.senders import Mechanism
 from dataplane.lab import enclosure
 from dataplane.lab.bench.contestants import Contestant
-from dataplane.lab.bench.stats import ratio_interval
+from dataplane.lab.bench.results.stats import ratio_interval
 from dataplane.lab.bench.underlays import kinds
 from dataplane.lab.kernel_node import KernelNode, port, vni
 from dataplane.lab.topology import Pod

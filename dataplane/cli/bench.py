@@ -79,8 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _compare(old_path: str, new_path: str) -> int:
-    from dataplane.lab.bench.compare import by_chance, compare
-    from dataplane.lab.bench.document import read
+    from dataplane.lab.bench.results.compare import by_chance, compare
+    from dataplane.lab.bench.results.document import read
 
     old, new = read(old_path), read(new_path)
     for name, found in (("old", old), ("new", new)):
@@ -111,8 +111,8 @@ class _Run:
         self._start = time.monotonic()
 
     def run(self) -> int:
-        from dataplane.lab.bench import document
         from dataplane.lab.bench.growth import summarise
+        from dataplane.lab.bench.results import document
         from dataplane.lab.bench.suite import Suite
         from dataplane.lab.node import check_tun
 
@@ -213,14 +213,13 @@ class _Run:
     def _show(self, suite: Suite, costs: Sequence[Row]) -> None:
         from rich.console import Console
 
-        from dataplane.lab.bench import growth
-        from dataplane.lab.bench.stats import summarise
-        from dataplane.lab.bench.tables import show
-        from dataplane.lab.bench.targets import judge
+        from dataplane.lab.bench.results.stats import summarise
+        from dataplane.lab.bench.results.tables import show
+        from dataplane.lab.bench.results.targets import judge, judge_growth
 
         summaries = summarise(suite.samples)
         wide = None if self._out.isatty() else 180
-        verdicts = [*judge(summaries), *growth.judge(costs)]
+        verdicts = [*judge(summaries), *judge_growth(costs)]
         show(Console(file=self._out, width=wide), summaries, verdicts, costs)
         disturbed = sum(sample.disturbed for sample in suite.samples)
         if disturbed:
@@ -231,7 +230,7 @@ class _Run:
             )
 
     def _write(self, found: dict[str, Any], samples: Sequence[Sample], costs: Sequence[Row]) -> None:
-        from dataplane.lab.bench import plots, report
+        from dataplane.lab.bench.results import plots, report
 
         text = json.dumps(found, indent=1) + "\n"
         if self._args.json == "-":

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from dataplane.errors import DataplaneError, HostError, Moved
 from dataplane.host.interface import ExternalInterface
-from dataplane.host.netlink import Address, Link
+from dataplane.host.links import Address, Link
 from dataplane.observe.state import NodeState
 from dataplane.runtime.clock import Clock
 

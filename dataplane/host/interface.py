@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from dataplane.errors import BadInput, HostError, HostFault
-from dataplane.host.netlink import Address, Host, Link, Route
+from dataplane.host.links import Address, Link
+from dataplane.host.netlink import Host
+from dataplane.host.routes import Route
 from dataplane.model import IPAddress
 
 

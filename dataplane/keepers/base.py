@@ -11,7 +11,8 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import Protocol
 
 from dataplane.errors import HostError
-from dataplane.host.netlink import Address, Link, Route
+from dataplane.host.links import Address, Link
+from dataplane.host.routes import Route
 from dataplane.leases.diff import Change
 from dataplane.model import IPAddress
 

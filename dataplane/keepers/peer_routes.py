@@ -17,7 +17,7 @@ from collections.abc import Collection, Mapping
 from enum import Enum
 
 from dataplane.backends.base import Plan
-from dataplane.host.netlink import Route, rtprot_boot
+from dataplane.host.routes import Route, rtprot_boot
 from dataplane.keepers.base import HostNet
 from dataplane.model import IPAddress, IPNetwork, Peer
 from dataplane.observe.state import DeviceState, NodeState

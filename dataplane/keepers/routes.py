@@ -14,7 +14,7 @@ from collections.abc import Mapping
 
 from dataplane.backends.base import Plan
 from dataplane.errors import HostError
-from dataplane.host.netlink import Link
+from dataplane.host.links import Link
 from dataplane.keepers.base import HostNet, find_external
 from dataplane.keepers.peer_routes import Direct, PeerRoutes
 from dataplane.leases.diff import Change

@@ -15,7 +15,8 @@ from collections.abc import Collection, Mapping
 
 from dataplane.backends.base import DevicePlan
 from dataplane.errors import CoreError, HostError
-from dataplane.host.netlink import Link, Route
+from dataplane.host.links import Link
+from dataplane.host.routes import Route
 from dataplane.keepers.base import HostNet, find_external
 from dataplane.keepers.device import Device, Forwarder, OpenDevice
 from dataplane.leases.diff import Change, diff

@@ -29,7 +29,7 @@ import dataplane
 import dataplane.host
 from dataplane.bpf import calls
 from dataplane.bpf.calls import BpfError
-from dataplane.host import command, netlink
+from dataplane.host import asking, command
 
 Site = tuple[str, ...]
 
@@ -50,7 +50,6 @@ harmless = {
     ),
     *("hashlib", "ipaddress", "logging", "re", "shutil", "struct", "sys", "typing", "zlib"),
     "select",  # looks at descriptors that we hold
-    "resource",  # at the process's start only, where a refusal is a warning
 }
 wrapped = {"asyncio", "ctypes", "fcntl", "os", "pathlib", "pyroute2", "pytun", "socket"}
 # Of `os` and `socket`: neither asks for anything that could be refused while we run.
@@ -136,7 +135,7 @@ def _chain() -> Site:
 def install(faults: Faults) -> None:
     """Wrap every way to the host; raises `AssertionError` naming an import that is not known here."""
     modules = [calls]
-    for found in pkgutil.iter_modules(dataplane.host.__path__, "dataplane.host."):
+    for found in pkgutil.walk_packages(dataplane.host.__path__, "dataplane.host."):
         modules.append(importlib.import_module(found.name))
     for module in modules:
         _look_for_other_ways(module)
@@ -268,19 +267,19 @@ class _Netlink:
 
 
 def _wrap_netlink(faults: Faults) -> None:
-    open_netlink = netlink._open_netlink
+    open_netlink = asking._open_netlink
 
     def opened() -> Any:
         faults.fail("open netlink")
         return _Netlink(faults, open_netlink())
 
-    netlink._open_netlink = opened
-    ask = netlink.Host.ask
+    asking._open_netlink = opened
+    ask = asking.Netlink.ask
 
     async def asked(self: Any, what: str, request: Any, absent: tuple[int, ...] = ()) -> Any:
         return await ask(self, what, faults.led_by(_chain(), request), absent)
 
-    netlink.Host.ask = asked  # type: ignore[method-assign]
+    asking.Netlink.ask = asked  # type: ignore[method-assign]
 
 
 def _wrap_bpf(faults: Faults) -> None:

@@ -30,7 +30,9 @@ from dataplane.host.devconf import prepare_tun
 from dataplane.host.edges.sockets import close_all, open_receive, open_sources, receive_buffer_bytes, send_buffer_bytes
 from dataplane.host.edges.tun import Tun, open_tun
 from dataplane.host.interface import InterfaceChoice, choose
-from dataplane.host.netlink import Host, Link, Route
+from dataplane.host.links import Link
+from dataplane.host.netlink import Host
+from dataplane.host.routes import Route
 from dataplane.host.sysctl import read_sysctl, write_sysctl
 from dataplane.host.vxlan import ensure_device, supported
 from dataplane.model import VxlanLink

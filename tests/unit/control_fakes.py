@@ -17,7 +17,8 @@ from dataplane.backends.vxlan import VxlanBackend
 from dataplane.control.loop import Control
 from dataplane.control.watching import Watching
 from dataplane.errors import CoreError, HostError, StoreError
-from dataplane.host.netlink import Address, Link, Route
+from dataplane.host.links import Address, Link
+from dataplane.host.routes import Route
 from dataplane.keepers.tun import TunKeeper
 from dataplane.leases.desired import LeaseMeaning
 from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Peer, PeerCounters, Snapshot, WatchEvent

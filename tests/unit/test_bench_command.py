@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from dataplane.cli import main
-from dataplane.lab.bench.document import compose
 from dataplane.lab.bench.metrics import Sample
+from dataplane.lab.bench.results.document import compose
 
 
 def write(path: Path, ours: list[float]) -> str:

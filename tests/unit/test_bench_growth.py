@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.lab.bench.document import compose
-from dataplane.lab.bench.growth import Case, Cost, Group, Growth, groups, judge, many, summarise
-from dataplane.lab.bench.report import page
-from dataplane.lab.bench.tables import cost_cells
+from dataplane.lab.bench.growth import Case, Cost, Group, Growth, groups, many, summarise
+from dataplane.lab.bench.results.document import compose
+from dataplane.lab.bench.results.report import page
+from dataplane.lab.bench.results.tables import cost_cells
+from dataplane.lab.bench.results.targets import judge_growth
 
 base = Case("send", "kernel", 2, 2, 1, "64")
 large = replace(base, peers=many)
@@ -47,17 +48,17 @@ def test_disturbed_rounds_count_only_where_there_is_nothing_else() -> None:
     assert summarise([pair], [*costs((100.0, 104.0)), *noisy])[1].ratio == pytest.approx(1.04)
     alone = summarise([pair], noisy)
     assert (alone[1].ratio, alone[1].disturbed) == (9.0, True)
-    assert [verdict.reached for verdict in judge(alone)] == [None]
+    assert [verdict.reached for verdict in judge_growth(alone)] == [None]
     assert cost_cells(alone[1]) == ["10,000", "900.0", "[900.0–900.0]*", "9.00"]
 
 
 @pytest.mark.parametrize(("ns", "reached"), [(105.0, True), (105.1, False)])
 def test_ten_thousand_peers_may_cost_5_percent_more(ns: float, reached: bool) -> None:
-    verdicts = judge(summarise([pair], costs((100.0, ns))))
+    verdicts = judge_growth(summarise([pair], costs((100.0, ns))))
     assert [(verdict.title, verdict.reached) for verdict in verdicts] == [
         ("10,000 ÷ 2 peers, 2 busy: send, 64 B, ns", reached)
     ]
-    assert judge(summarise([replace(pair, judged=False)], costs((100.0, ns)))) == []
+    assert judge_growth(summarise([replace(pair, judged=False)], costs((100.0, ns)))) == []
 
 
 def test_a_case_without_its_base_gives_no_row() -> None:

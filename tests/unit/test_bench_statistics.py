@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.lab.bench.compare import Row, by_chance, compare
-from dataplane.lab.bench.document import BadDocument, Document, compose, read
 from dataplane.lab.bench.metrics import Sample, metrics
 from dataplane.lab.bench.quiet import Quiet, most_attempts, read_busy
-from dataplane.lab.bench.report import page
+from dataplane.lab.bench.results.compare import Row, by_chance, compare
+from dataplane.lab.bench.results.document import BadDocument, Document, compose, read
+from dataplane.lab.bench.results.report import page
+from dataplane.lab.bench.results.stats import rank_p, ratio_interval, summarise
+from dataplane.lab.bench.results.tables import cell_text
+from dataplane.lab.bench.results.targets import judge
 from dataplane.lab.bench.search import Step, most_steps, search
-from dataplane.lab.bench.stats import rank_p, ratio_interval, summarise
-from dataplane.lab.bench.tables import cell_text
-from dataplane.lab.bench.targets import judge
 from dataplane.lab.bench.workloads import read_iperf3, read_step, workloads
 from dataplane.lab.commands import LabError
 

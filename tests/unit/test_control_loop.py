@@ -13,7 +13,7 @@ from control_fakes import Node, backend, conf, go, lease, opened, own, run_until
 
 from dataplane.backends.base import DevicePlan
 from dataplane.errors import HostError, StoreError
-from dataplane.host.netlink import Route
+from dataplane.host.routes import Route
 from dataplane.leases.batches import batches
 from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, NetConf, Peer, RefusedLease, Snapshot, WatchEvent
 

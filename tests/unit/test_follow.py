@@ -13,7 +13,7 @@ from dataplane.errors import BadConfig, HostError, Moved, NoConfig, StoreError
 from dataplane.follow.config import follow_config
 from dataplane.follow.interface import follow_interface
 from dataplane.host.interface import ExternalInterface
-from dataplane.host.netlink import Link
+from dataplane.host.links import Link
 from dataplane.model import NetConf
 from dataplane.observe.state import NodeState
 

@@ -13,7 +13,8 @@ import pytest
 
 from dataplane.errors import BadInput, HostError
 from dataplane.host.interface import ExternalInterface, HostView, InterfaceChoice, select, usable_addresses
-from dataplane.host.netlink import Address, Link, Route
+from dataplane.host.links import Address, Link
+from dataplane.host.routes import Route
 
 lo, eth0, eth1 = Link(1, "lo", 65536, True), Link(2, "eth0", 1500, True), Link(3, "eth1", 9000, True)
 

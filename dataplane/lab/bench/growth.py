@@ -16,9 +16,7 @@ from statistics import median
 from typing import Any
 
 from dataplane.lab.bench.quiet import Quiet
-from dataplane.lab.bench.targets import Verdict
 
-most = 1.05  # 10,000 peers beside 2
 many, few = 10_000, 2
 _sides = {
     ("send", "kernel"): "send with sendmmsg",
@@ -140,17 +138,6 @@ def summarise(found: Sequence[Group], costs: Sequence[Cost]) -> list[Row]:
             spread = (median(values), min(values), max(values))
             rows.append(Row(group.title, label, *spread, median(ratios), median(tables), judged, disturbed))
     return rows
-
-
-def judge(rows: Sequence[Row]) -> list[Verdict]:
-    """Compare with the target: a packet among 10,000 peers costs at most 5 % more than among 2."""
-    verdicts = []
-    for row in rows:
-        if row.judged:
-            value = None if row.disturbed else row.ratio
-            title = f"{row.label} ÷ {few} {row.group.split(': ', 1)[1]}: {row.group.split(': ')[0]}, ns"
-            verdicts.append(Verdict("none", title, f"≤ {most:.2f}", value, None if value is None else value <= most))
-    return verdicts
 
 
 @dataclass(slots=True)

@@ -10,8 +10,8 @@ from rich.text import Text
 
 from dataplane.lab.bench.growth import Row
 from dataplane.lab.bench.metrics import contestants, metrics, underlays
-from dataplane.lab.bench.stats import Cell, Summary
-from dataplane.lab.bench.targets import Verdict
+from dataplane.lab.bench.results.stats import Cell, Summary
+from dataplane.lab.bench.results.targets import Verdict
 
 _words = {True: "reached", False: "NOT reached", None: "not measured undisturbed"}
 

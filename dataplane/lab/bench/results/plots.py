@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 from dataplane.lab.bench.metrics import Sample, contestants, metrics
-from dataplane.lab.bench.stats import Cell
+from dataplane.lab.bench.results.stats import Cell
 
 _colours = {  # apart for colour-blind eyes too (Okabe and Ito)
     "kernel": "#000000",

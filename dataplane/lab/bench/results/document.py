@@ -18,8 +18,8 @@ from typing import Any
 from dataplane.errors import DataplaneError
 from dataplane.lab.bench import growth
 from dataplane.lab.bench.metrics import Sample, metrics
-from dataplane.lab.bench.stats import summarise
-from dataplane.lab.bench.targets import judge
+from dataplane.lab.bench.results.stats import summarise
+from dataplane.lab.bench.results.targets import judge, judge_growth
 from dataplane.lab.bench.tools import root
 
 format_number = 1
@@ -69,7 +69,7 @@ def compose(
             {"underlay": underlay, "contestant": contestant, "metric": metric, **asdict(summary)}
             for (underlay, contestant, metric), summary in summaries.items()
         ],
-        "targets": [asdict(verdict) for verdict in [*judge(summaries), *growth.judge(costs)]],
+        "targets": [asdict(verdict) for verdict in [*judge(summaries), *judge_growth(costs)]],
         "growth": grown.document() if grown else None,
         "failures": list(failures),
         "left_out": list(left_out),

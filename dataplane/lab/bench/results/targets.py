@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dataplane.lab.bench.growth import Row, few
 from dataplane.lab.bench.metrics import metrics, underlays
-from dataplane.lab.bench.stats import Cell, Summary
+from dataplane.lab.bench.results.stats import Cell, Summary
 
 ours = "dataplane"
+dearest = 1.05  # a packet among 10,000 peers beside one among 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +83,16 @@ def _value(summaries: Mapping[Cell, Summary], target: Target, underlay: str) -> 
     if base is None or base.disturbed or base.median == 0:
         return None
     return own.median / base.median
+
+
+def judge_growth(rows: Sequence[Row]) -> list[Verdict]:
+    """Compare with the target: a packet among 10,000 peers costs at most 5 % more than among 2."""
+    verdicts = []
+    for row in rows:
+        if row.judged:
+            value = None if row.disturbed else row.ratio
+            title = f"{row.label} ÷ {few} {row.group.split(': ', 1)[1]}: {row.group.split(': ')[0]}, ns"
+            verdicts.append(
+                Verdict("none", title, f"≤ {dearest:.2f}", value, None if value is None else value <= dearest)
+            )
+    return verdicts

@@ -15,9 +15,9 @@ from math import comb
 from statistics import median
 from typing import Literal
 
-from dataplane.lab.bench.document import Document
 from dataplane.lab.bench.metrics import Sample, anchor, metrics
-from dataplane.lab.bench.stats import Cell, rank_p, ratio_interval
+from dataplane.lab.bench.results.document import Document
+from dataplane.lab.bench.results.stats import Cell, rank_p, ratio_interval
 
 tolerance = 0.02
 significance = 0.02

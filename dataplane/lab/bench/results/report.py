@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from dataplane.lab.bench import growth, plots
+from dataplane.lab.bench import growth
 from dataplane.lab.bench.metrics import Sample, contestants, metrics, underlays
-from dataplane.lab.bench.stats import Cell, Summary, group, summarise
-from dataplane.lab.bench.tables import cell_text, cost_cells
-from dataplane.lab.bench.targets import Verdict, judge
+from dataplane.lab.bench.results import plots
+from dataplane.lab.bench.results.stats import Cell, Summary, group, summarise
+from dataplane.lab.bench.results.tables import cell_text, cost_cells
+from dataplane.lab.bench.results.targets import Verdict, judge, judge_growth
 
 _style = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; color: #222; }
@@ -34,7 +35,7 @@ def page(document: Mapping[str, Any], samples: Sequence[Sample], costs: Sequence
         "<h1>dataplane bench</h1>",
         _context(document, samples),
         "<h2>Targets for our vxlan</h2>",
-        _targets([*judge(summaries), *growth.judge(costs)]),
+        _targets([*judge(summaries), *judge_growth(costs)]),
     ]
     drawing = plots.available()
     for underlay, meaning in underlays.items():

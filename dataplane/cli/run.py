@@ -1,4 +1,4 @@
-"""`dataplane run`: the node's daemon. Reads flags and environment, sets up the log, hands over to the app."""
+"""`dataplane run`: the node's daemon. Reads flags and environment, sets up the log, hands over to the daemon."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dataplane.cli import flags
+from dataplane.cli import flags, settings
 
 
 def add_parser(subparsers: Any) -> None:
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
         print(version("flannel-dataplane"), file=sys.stderr)
         return 0
-    options = flags.options(args.parser, args, os.environ)
+    options = settings.options(args.parser, args, os.environ)
     set_up_log(options.log_json, options.verbosity)
     from dataplane.daemon.run import run as run_daemon
 

@@ -21,7 +21,8 @@ from dataplane.daemon.patience import Patience
 from dataplane.daemon.premises import Premises
 from dataplane.errors import BadConfig, CoreError, HostError, HostFault, LeaseLost, LeaseWithdrawn, Moved
 from dataplane.follow.interface import fit_interface, follow_interface
-from dataplane.host.interface import ExternalInterface, InterfaceChoice, choose
+from dataplane.host.choosing import choose
+from dataplane.host.interface import ExternalInterface, InterfaceChoice
 from dataplane.host.losses.kernel_counters import unsent_from_now
 from dataplane.keepers import subnet_file
 from dataplane.model import Lease, NetConf

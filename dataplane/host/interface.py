@@ -1,7 +1,7 @@
 """Choose the external interface: the one whose address carries the underlay.
 
-Follows flannel's pkg/ipmatch/match.go and the loop around it in main.go, its error texts included. `choose` asks the
-kernel; `select` decides and is pure. What must stay true: the same links, addresses and routes always give the same
+Follows flannel's pkg/ipmatch/match.go and the loop around it in main.go, its error texts included. Pure: `choosing` asks
+the kernel. What must stay true: the same links, addresses and routes always give the same
 choice, and the choice says why.
 """
 
@@ -14,7 +14,6 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from dataplane.errors import BadInput, HostError, HostFault
 from dataplane.host.links import Address, Link
-from dataplane.host.netlink import Host
 from dataplane.host.routes import Route
 from dataplane.model import IPAddress
 
@@ -83,33 +82,14 @@ class _NoSuchName(_NoMatch):
     """There is no interface of the name that was given: for a person to mend; all else may come."""
 
 
-async def choose(host: Host, choice: InterfaceChoice, ipv4: bool, ipv6: bool) -> ExternalInterface:
+def select(view: HostView, choice: InterfaceChoice, ipv4: bool, ipv6: bool) -> ExternalInterface:
     """Return the external interface for the enabled families (flannel.md section 7.6).
 
     Raises:
         HostError: nothing matches (yet), or what matches has no usable address or MTU.
         HostFault: only names were given, and no interface has one of them.
-        BadInput: a regular expression or the can-reach address cannot be read.
+        BadInput: a regular expression cannot be read.
     """
-    target = _reach_target(choice.can_reach)
-    reach = None
-    if target is not None:
-        try:
-            reach = await host.route_to(target)
-        except HostError:
-            reach = None
-    view = HostView(
-        await host.links(),
-        await host.addresses(),
-        await host.default_route(4) if ipv4 else None,
-        await host.default_route(6) if ipv6 else None,
-        reach,
-    )
-    return select(view, choice, ipv4, ipv6)
-
-
-def select(view: HostView, choice: InterfaceChoice, ipv4: bool, ipv6: bool) -> ExternalInterface:
-    """Decide as `choose` does, from what the kernel said; raises the same errors."""
     if not (ipv4 or ipv6):
         raise BadInput("none defined stack: EnableIPv4 and EnableIPv6 are both false; allowed: at least one true")
     selector = _Selector(view, choice, ipv4, ipv6)
@@ -143,17 +123,6 @@ def usable_addresses(addresses: Sequence[Address], index: int, version: int) -> 
 
 def _is_unicast(ip: IPAddress) -> bool:
     return not (ip.is_loopback or ip.is_multicast or ip.is_unspecified or ip == IPv4Address("255.255.255.255"))
-
-
-def _reach_target(text: str) -> IPAddress | None:
-    if not text:
-        return None
-    try:
-        return ip_address(text)
-    except ValueError:
-        raise BadInput(
-            f'--iface-can-reach: {text!r} is no IP address; allowed is one such as "192.0.2.1", no name'
-        ) from None
 
 
 class _Selector:

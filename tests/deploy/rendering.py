@@ -17,7 +17,7 @@ import msgspec
 import yaml
 
 import dataplane
-from dataplane.cli import flags, install_cni, run
+from dataplane.cli import flags, install_cni, run, settings
 from dataplane.daemon.options import Options
 
 Document = dict[str, Any]
@@ -86,7 +86,7 @@ def options(container: Document) -> Options:
     flags.add_flags(parser)
     # Of the downward API we need one value, whatever it is.
     environment = {variable["name"]: variable.get("value", "node-1") for variable in container["env"]}
-    return flags.options(parser, parser.parse_args(run.prepare(container["args"])), environment)
+    return settings.options(parser, parser.parse_args(run.prepare(container["args"])), environment)
 
 
 def install_options(container: Document) -> argparse.Namespace:

@@ -29,7 +29,7 @@ from typing import Any
 from host_faults import Faults, Site, install
 from pyroute2 import IPRoute
 
-from dataplane.cli import flags
+from dataplane.cli import flags, settings
 from dataplane.daemon.options import Options
 from dataplane.daemon.start import Daemon
 from dataplane.footprint.rundir import run_directory
@@ -274,7 +274,7 @@ def main() -> int:
     report, words = Path(sys.argv[1]), sys.argv[sys.argv.index("run") + 1 :]
     parser = argparse.ArgumentParser()
     flags.add_flags(parser)
-    options = flags.options(parser, parser.parse_args(flags.normalise(words)), {})
+    options = settings.options(parser, parser.parse_args(flags.normalise(words)), {})
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     begun = time.time()
     WallClock.now = lambda self: begun + (time.time() - begun) * speed  # type: ignore[method-assign]

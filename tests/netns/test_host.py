@@ -26,10 +26,11 @@ import uvloop
 from pyroute2.netlink import nlsocket
 
 from dataplane.errors import HostError, HostFault
+from dataplane.host.choosing import choose
 from dataplane.host.devconf import prepare_tun
 from dataplane.host.edges.sockets import close_all, open_receive, open_sources, receive_buffer_bytes, send_buffer_bytes
 from dataplane.host.edges.tun import Tun, open_tun
-from dataplane.host.interface import InterfaceChoice, choose
+from dataplane.host.interface import InterfaceChoice
 from dataplane.host.links import Link
 from dataplane.host.netlink import Host
 from dataplane.host.routes import Route

@@ -16,8 +16,10 @@ import pytest
 
 root = Path(__file__).parents[2]
 width = 100
-documents = sorted({*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("deploy/**/*.md")})
-linking = [*documents, *root.glob("csrc/*.md")]
+documents = sorted(
+    {*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("deploy/**/*.md"), *root.glob("csrc/*.md")}
+)
+linking = documents
 
 
 def name(path: Path) -> str:

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from dataplane.cli import flags, run
+from dataplane.cli import flags, run, settings
 from dataplane.daemon.options import Options
 
 
 def read(*words: str, **environment: str) -> Options:
     parser = argparse.ArgumentParser(prog="dataplane run", allow_abbrev=False)
     flags.add_flags(parser)
-    return flags.options(parser, parser.parse_args(run.prepare(words)), environment)
+    return settings.options(parser, parser.parse_args(run.prepare(words)), environment)
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str, **environment: str) -> str:

@@ -16,35 +16,26 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import inf
 from random import Random, SystemRandom
 
 from dataplane.errors import BadConfig, BadInput, BadLease, LeaseLost, NoConfig, StoreError
 from dataplane.flannel import net_conf
-from dataplane.flannel.lease_format import decode_value, encode_value, format_key, parse_key
+from dataplane.flannel.lease_format import decode_value, encode_value, format_key
 from dataplane.model import Lease, LeaseAttrs, NetConf, WatchEvent
-from dataplane.runtime.collector import settling
 from dataplane.stores.base import Store
-from dataplane.stores.choice import Choice, choose, compatible, overlaps, span
 from dataplane.stores.etcd import etcd_pb2 as pb
 from dataplane.stores.etcd.access import EtcdAccess
 from dataplane.stores.etcd.client import Client, Timing, Unanswered
-from dataplane.stores.etcd.leases import decode, text_of
+from dataplane.stores.etcd.held import Held, choose_among, contested, decoded, same_subnets
+from dataplane.stores.etcd.leases import text_of
 from dataplane.stores.etcd.watch import Comparison, Progress, follow, listing
 from dataplane.stores.etcd.writers import Writers
 
 tries = 10
 ttl_s = 86400
 most_leaving = 100  # keys that one transaction deletes; etcd takes 128 operations
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A key that names subnets, and what etcd says about it; a value that cannot be decoded has no attributes."""
-
-    kv: pb.KeyValue
-    lease: Lease
 
 
 class EtcdStore(Store):
@@ -159,14 +150,14 @@ class EtcdStore(Store):
 
     async def _held(self) -> list[Held]:
         found = await listing(self._client, self._subnets.encode())
-        return await asyncio.to_thread(_decoded, found, self._subnets.encode())  # 100,000 take seconds
+        return await asyncio.to_thread(decoded, found, self._subnets.encode())  # 100,000 take seconds
 
     async def _try_acquire(self, attrs: LeaseAttrs, previous: Lease | None) -> Lease | None:
         if attrs.public_ip is None:
             raise BadInput("a lease in etcd needs a public IPv4 address, by which the node is known")
         conf, config_revision = await self._config()
         held = await self._held()
-        own, others, kept, choice = await asyncio.to_thread(self._choose, conf, held, attrs, previous)
+        own, others, kept, choice = await asyncio.to_thread(choose_among, conf, held, attrs, previous, self._random)
         lease = Lease(choice.subnet, choice.ipv6_subnet, attrs)
         if kept is not None and any(other.key == lease.key for other in others):
             lease = replace(lease, spelled=kept.lease.spelled)  # somebody younger has the plain key
@@ -178,7 +169,7 @@ class EtcdStore(Store):
         leaving = [
             entry.kv
             for entry in own
-            if entry.kv is not present and (entry.lease.born < oldest or _same(entry.lease, lease))
+            if entry.kv is not present and (entry.lease.born < oldest or same_subnets(entry.lease, lease))
         ][:most_leaving]
         compares += [_unchanged(kv) for kv in leaving]
         if present is not None:
@@ -189,24 +180,6 @@ class EtcdStore(Store):
         if written is not None and written.ipv6_subnet is not None and kept is None:
             return await self._unless_contested(written)
         return written
-
-    def _choose(
-        self, conf: NetConf, held: Sequence[Held], attrs: LeaseAttrs, previous: Lease | None
-    ) -> tuple[list[Held], list[Lease], Held | None, Choice]:
-        """Return what is ours of what is held, what is others', what of ours can be kept, and the subnets to take."""
-        own = [entry for entry in held if entry.lease.attrs.public_ip == attrs.public_ip]
-        others = [entry.lease for entry in held if entry.lease.attrs.public_ip != attrs.public_ip]
-        own.sort(key=lambda entry: entry.lease.born)  # peers use the oldest of one public address
-        kept = next((e for e in own if compatible(conf, e.lease) and not _has_elder(e.lease, others)), None)
-        choice = choose(
-            conf,
-            kept.lease if kept else None,
-            previous,
-            [span(other.subnet) for other in others if other.subnet is not None],
-            [span(other.ipv6_subnet) for other in others if other.ipv6_subnet is not None],
-            self._random,
-        )
-        return own, others, kept, choice
 
     def _key_of(self, lease: Lease) -> bytes:
         return (lease.spelled or f"{self._subnets}/{_key(lease)}").encode()
@@ -269,48 +242,16 @@ class EtcdStore(Store):
         mine = next((entry.kv for entry in held if entry.kv.key == key), None)
         if mine is None:
             return None
-        if not await asyncio.to_thread(_contested, held, mine, lease):
+        if not await asyncio.to_thread(contested, held, mine, lease):
             return lease
         await self._revoke(mine.lease)
         return None
-
-
-def _decoded(found: pb.RangeResponse, folder: bytes) -> list[Held]:
-    held = []
-    for kv in settling(found.kvs):
-        try:
-            held.append(Held(kv, decode(kv, folder)))
-        except BadLease:
-            # Unusable to forward by, yet somebody's: what its key names is taken.
-            with suppress(BadLease):
-                held.append(Held(kv, Lease(*parse_key(text_of(kv.key)), LeaseAttrs())))
-    return held
-
-
-def _contested(held: Sequence[Held], mine: pb.KeyValue, lease: Lease) -> bool:
-    older = [
-        span(entry.lease.ipv6_subnet)
-        for entry in held
-        if entry.lease.ipv6_subnet is not None and entry.kv.create_revision < mine.create_revision
-    ]
-    return lease.ipv6_subnet is not None and overlaps(older, lease.ipv6_subnet)
 
 
 def _key(lease: Lease) -> str:
     if lease.subnet is None:
         raise BadInput(f"lease {lease.key} has no IPv4 subnet, and etcd has no form for it")
     return format_key(lease.subnet, lease.ipv6_subnet)
-
-
-def _same(one: Lease, other: Lease) -> bool:
-    return (one.subnet, one.ipv6_subnet) == (other.subnet, other.ipv6_subnet)
-
-
-def _has_elder(lease: Lease, others: Sequence[Lease]) -> bool:
-    """Tell whether another node has the same subnets, spelled otherwise, for longer: peers refuse `lease` then."""
-    return any(
-        _same(other, lease) and other.born < lease.born and other.attrs.public_ip is not None for other in others
-    )
 
 
 def _unchanged(kv: pb.KeyValue) -> pb.Compare:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dataplane.footprint.alone import alone, others, subnet_file_lock
+from dataplane.footprint.alone import alone, others
+from dataplane.footprint.locks import subnet_file_lock
 from dataplane.footprint.rundir import run_directory
 
 

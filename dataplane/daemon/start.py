@@ -19,7 +19,8 @@ from dataplane.daemon.open_store import open_store
 from dataplane.daemon.options import Options
 from dataplane.daemon.premises import Premises
 from dataplane.follow.config import follow_config
-from dataplane.footprint.alone import alone, subnet_file_lock
+from dataplane.footprint.alone import alone
+from dataplane.footprint.locks import subnet_file_lock
 from dataplane.host.netlink import Host
 from dataplane.keepers import subnet_file
 from dataplane.observe.health import Server

@@ -1,4 +1,4 @@
-"""One daemon for each device and overlay of a network namespace, and for each subnet.env.
+"""One daemon for each device and overlay of a network namespace.
 
 What must stay true: the locks go with the process, however it ends, and another user cannot take them from us: a name
 in the abstract namespace (unix(7)), which is one for each network namespace, counts only where it is held by our own
@@ -7,7 +7,6 @@ user or root.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket
@@ -17,7 +16,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from dataplane.errors import HostError
-from dataplane.runtime.private_files import open_file, opened_directory
 
 log = logging.getLogger(__name__)
 
@@ -81,34 +79,3 @@ def others(names: Collection[str]) -> dict[str, int]:
             if uid in (0, os.geteuid()):
                 found[name] = pid
     return found
-
-
-@contextmanager
-def subnet_file_lock(path: Path) -> Iterator[None]:
-    """Hold a subnet.env, by a lock file beside it; raises `HostError` where another daemon has it.
-
-    The directory is made by `subnet_env.check` before.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    try:
-        with opened_directory(path.parent) as directory:
-            descriptor = open_file(directory, lock, os.O_RDWR | os.O_CREAT, 0o644)
-    except OSError as error:
-        # A directory of many users or somebody else's is a poor place, but who has it is no reason not to start.
-        log.warning("it cannot be told whether another daemon writes %s: %s", path, error.strerror or error)
-        yield
-        return
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(descriptor, 32).decode(errors="replace").strip()
-            raise HostError(
-                f"--subnet-file {path} is in use by another daemon (pid {pid}); give each daemon a file of its own"
-            ) from None
-        with suppress(OSError):  # it is the lock that counts
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
-    finally:
-        os.close(descriptor)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from dataplane.errors import HostError
+from dataplane.footprint.locks import take_lock
 from dataplane.runtime.private_files import make_directory, open_file, opened_directory
 
 
 @contextmanager
 def run_directory(directory: Path) -> Iterator[None]:
     """Hold `directory` as ours, with a locked pid file in it.
-
-    The lock, not the file, says who runs: it goes with the process however that ends.
 
     Raises:
         HostError: another daemon has it, it is not ours alone (see `private_files`), or it cannot be written to.
@@ -28,13 +26,7 @@ def run_directory(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise _unusable(directory, error) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(descriptor, 32).decode(errors="replace").strip()
-            raise HostError(
-                f"--run-dir {directory} is in use by another daemon (pid {pid}); give each daemon a directory of its own"
-            ) from None
+        take_lock(descriptor, f"--run-dir {directory}", "a directory")
         try:
             os.truncate(descriptor, 0)
             os.write(descriptor, f"{os.getpid()}\n".encode())

@@ -80,17 +80,21 @@ def open_file(directory: int, path: Path, flags: int, mode: int = 0o600) -> int:
             raise NotOurs(path, "is a symbolic link; allowed is a plain file") from error
         raise
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise NotOurs(path, "is no plain file")
-        if status.st_uid != os.geteuid():
-            raise NotOurs(path, f"belongs to user {status.st_uid}, not to us (user {os.geteuid()})")
-        if status.st_nlink > 1:
-            raise NotOurs(path, "has another name as well (a hard link)")
+        check_file(os.fstat(descriptor), path)
     except BaseException:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def check_file(status: os.stat_result, path: Path) -> None:
+    """Raise `NotOurs` if that is not a plain file of ours with one name."""
+    if not stat.S_ISREG(status.st_mode):
+        raise NotOurs(path, "is no plain file")
+    if status.st_uid != os.geteuid():
+        raise NotOurs(path, f"belongs to user {status.st_uid}, not to us (user {os.geteuid()})")
+    if status.st_nlink > 1:
+        raise NotOurs(path, "has another name as well (a hard link)")
 
 
 def replace_file(directory: int, path: Path, text: str) -> None:

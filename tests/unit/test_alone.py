@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from dataplane.errors import HostError
-from dataplane.footprint.alone import alone, others, subnet_file_lock
+from dataplane.footprint.alone import alone, others
+from dataplane.footprint.locks import subnet_file_lock
 
 
 def test_a_device_or_overlay_has_one_daemon() -> None:

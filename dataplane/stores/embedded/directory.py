@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dataplane.errors import StoreError
-from dataplane.runtime.private_files import NotOurs, make_directory, opened_directory
+from dataplane.runtime.private_files import check_file, make_directory, opened_directory
 
 # statfs f_type of file systems where locks and shared memory do not hold between machines (linux/magic.h,
 # fs/*/super.c). FUSE may be local, but nothing tells it from sshfs or gcsfuse.
@@ -90,11 +90,6 @@ def _close_to_others(directory: Path) -> None:
 
 def _claim_file(directory: int, path: Path) -> None:
     status = os.stat(path.name, dir_fd=directory, follow_symlinks=False)
-    if not stat.S_ISREG(status.st_mode):
-        raise NotOurs(path, "is no plain file")
-    if status.st_uid != os.geteuid():
-        raise NotOurs(path, f"belongs to user {status.st_uid}, not to us (user {os.geteuid()})")
-    if status.st_nlink > 1:
-        raise NotOurs(path, "has another name as well (a hard link)")
+    check_file(status, path)
     if stat.S_IMODE(status.st_mode) != 0o600:
         os.chmod(path.name, 0o600, dir_fd=directory)

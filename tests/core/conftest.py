@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from edges import Edges
+
+from tests.core.edges import Edges
 
 
 @pytest.fixture(scope="module")

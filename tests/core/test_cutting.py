@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import pytest
-from edges import Edges, Offload, gso_ecn, gso_tcp4, gso_tcp6, gso_udp, plain
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import examples, good_out, sound
-from partial import leave_partial
 from scapy.layers.inet import IP, TCP, UDP, IPOption_NOP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.packet import Packet, Raw
-from twin.ip import decrement_ttl
-from twin.segment import cut
 
 from dataplane.core import all_offloads
+from tests.core.edges import Edges, Offload, gso_ecn, gso_tcp4, gso_tcp6, gso_udp, plain
+from tests.core.packets import examples, good_out, sound
+from tests.core.partial import leave_partial
+from tests.core.twin.ip import decrement_ttl
+from tests.core.twin.segment import cut
 
 tcp_options = st.lists(
     st.sampled_from([("Timestamp", (1, 2)), ("NOP", None), ("SAck", (1, 2)), ("MSS", 1400)]), max_size=3

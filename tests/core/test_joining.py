@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-from edges import Edges, Offload, gso_tcp4, gso_tcp6, gso_udp, needs_csum, vxlan
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import examples, sound
-from partial import leave_partial, transport_packet
 from scapy.layers.inet import ICMP, IP
 from scapy.packet import Raw
-from streams import Datagram, Flow, flow_key, streams, without_free_id
-from twin.segment import cut, finish_partial, finish_transport
 
 from dataplane.core import all_offloads
+from tests.core.edges import Edges, Offload, gso_tcp4, gso_tcp6, gso_udp, needs_csum, vxlan
+from tests.core.packets import examples, sound
+from tests.core.partial import leave_partial, transport_packet
+from tests.core.streams import Datagram, Flow, flow_key, streams, without_free_id
+from tests.core.twin.segment import cut, finish_partial, finish_transport
 
 marker = bytes(IP(src="10.5.2.200", dst="10.5.1.200") / ICMP() / Raw(b"the end"))
 gso_types = {gso_udp, gso_tcp4, gso_tcp6}

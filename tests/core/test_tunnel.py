@@ -13,19 +13,19 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
-from edges import Edges, gso_ecn, gso_tcp4, gso_tcp6, gso_udp, vxlan, vxlan_out
 from hypothesis import given
-from packets import examples, good_out
-from partial import leave_partial, transport_packet
 from scapy.layers.inet import IP, TCP
 from scapy.packet import Raw
-from tap_frames import check_outer, expected_header, read_frame
-from test_cutting import impossible, super_packets
-from twin.checksum import internet_checksum
-from twin.ip import IPv4Packet, decrement_ttl
-from twin.segment import cut
 
 from dataplane.model import Peer, PeerCounters
+from tests.core.edges import Edges, gso_ecn, gso_tcp4, gso_tcp6, gso_udp, vxlan, vxlan_out
+from tests.core.packets import examples, good_out
+from tests.core.partial import leave_partial, transport_packet
+from tests.core.tap_frames import check_outer, expected_header, read_frame
+from tests.core.test_cutting import impossible, super_packets
+from tests.core.twin.checksum import internet_checksum
+from tests.core.twin.ip import IPv4Packet, decrement_ttl
+from tests.core.twin.segment import cut
 
 
 def give(edges: Edges, whole: bytes, gso_type: int = gso_tcp4, gso_size: int = 1000) -> None:

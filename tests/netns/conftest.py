@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from lab_fixtures import enter_enclosure, make_lab, make_shared_lab
+
+from tests.netns.lab_fixtures import enter_enclosure, make_lab, make_shared_lab
 
 __all__ = ["make_lab", "make_shared_lab"]
 

@@ -1,0 +1,79 @@
+"""A store and an event loop for the tests of the Kubernetes store."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Coroutine
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uvloop
+
+from dataplane.model import LeaseAttrs, WatchEvent
+from dataplane.stores.kube.access import KubeAccess
+from dataplane.stores.kube.client import Timing
+from dataplane.stores.kube.store import KubeStore
+from dataplane.stores.kube.watch import Spans
+from tests.apiserver.process import Server
+
+Result = TypeVar("Result")
+
+prefix = "flannel.alpha.coreos.com/"
+quick = Timing(call=8.0, page=5.0, silence=6.0, settle=0.0)
+short = Spans(watch=3, relist=3600.0)
+mac = "12:c6:65:89:b4:e3"
+vxlan = LeaseAttrs(IPv4Address("192.0.2.1"), None, "vxlan", {"VNI": 1, "VtepMAC": mac})
+dual = LeaseAttrs(
+    IPv4Address("192.0.2.1"),
+    IPv6Address("2001:db8::1"),
+    "vxlan",
+    {"VNI": 1, "VtepMAC": mac},
+    {"VNI": 1, "VtepMAC": "0e:11:22:33:44:55"},
+)
+
+
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run on the daemon's kind of event loop, with a limit on the whole."""
+
+    async def limited() -> Result:
+        async with asyncio.timeout(40):
+            return await work
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(limited())
+
+
+def store_of(
+    server: Server,
+    name: str,
+    directory: Path,
+    *,
+    kubeconfig: Path | None = None,
+    annotation_prefix: str = prefix,
+    spans: Spans | None = None,
+    timing: Timing = quick,
+    conf: dict[str, Any] | None = None,
+    **access: Any,
+) -> KubeStore:
+    """Make a store for the Node of this name."""
+    net_conf = directory / "net-conf.json"
+    net_conf.write_text(json.dumps(conf or {"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan"}}))
+    kubeconfig = kubeconfig or server.kubeconfig(directory / "kubeconfig")
+    given = KubeAccess(kubeconfig=kubeconfig, prefix=annotation_prefix, node_name=name, **access)
+    return KubeStore(given, net_conf, timing=timing, spans=spans)
+
+
+def annotations(server: Server, name: str) -> dict[str, str]:
+    """Return a Node's annotations under flannel's prefix, by the rest of their names."""
+    texts = server.node(name)["metadata"]["annotations"]
+    return {item.removeprefix(prefix): text for item, text in texts.items() if item.startswith(prefix)}
+
+
+async def until(events: AsyncGenerator[WatchEvent, None], wanted: type[WatchEvent]) -> Any:
+    """Return the next event of this kind."""
+    async for event in events:
+        if isinstance(event, wanted):
+            return event
+    raise AssertionError("the watch ended")

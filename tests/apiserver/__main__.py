@@ -1,4 +1,4 @@
-"""Runs the API server until it is killed: `python -m dataplane.lab.kube CONFIG`, a JSON file (see process.Server)."""
+"""Runs the API server until it is killed: `python -m tests.apiserver CONFIG`, a JSON file (see process.Server)."""
 
 from __future__ import annotations
 

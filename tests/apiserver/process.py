@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from dataplane.lab.commands import LabError, run, wait_for
 from dataplane.model import Lease, LeaseAttrs
+from tests import environment
 from tests.apiserver.access import Rule, admin
 
 service_account = "system:serviceaccount:flannel-dataplane:flannel-dataplane"
@@ -99,9 +100,9 @@ class Server:
     def start(self) -> None:
         """Start it and return when it answers."""
         self._config.write_text(json.dumps({**self._given, "settings": self.settings}))
-        words = (sys.executable, "-m", "dataplane.lab.kube", str(self._config))
+        words = (sys.executable, "-m", "tests.apiserver", str(self._config))
         with (self.directory / "log").open("ab") as log:
-            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment())
 
         def answers() -> bool:
             if self._running().poll() is not None:

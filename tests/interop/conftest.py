@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.netns.lab_fixtures import enter_enclosure, make_lab, make_shared_lab
+from tests.lab_fixtures import enter_enclosure, make_lab, make_shared_lab
 
 __all__ = ["make_lab", "make_shared_lab"]
 

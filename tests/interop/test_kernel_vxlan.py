@@ -20,7 +20,7 @@ from dataplane.lab.kernel_node import KernelNode
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, Pod
 from dataplane.lab.traffic import ping
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
 
 versions = pytest.mark.parametrize("version", [4, 6])
 directions = pytest.mark.parametrize("direction", ["to kernel", "from kernel"])

@@ -1,10 +1,10 @@
-"""Namespace tests: see lab_fixtures."""
+"""The lab is tested in the enclosure, where it is made: see lab_fixtures."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.netns.lab_fixtures import enter_enclosure, make_lab, make_shared_lab
+from tests.lab_fixtures import enter_enclosure, make_lab, make_shared_lab
 
 __all__ = ["make_lab", "make_shared_lab"]
 

@@ -19,9 +19,9 @@ from dataplane.lab import enclosure
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import CommandFailed, LabError, run, wait_for
 from dataplane.lab.traffic import ping, read_ping
-from tests.netns.lab_fixtures import MakeLab
+from tests import root
+from tests.lab_fixtures import MakeLab
 
-root = Path(__file__).parents[2]
 enclosed = [sys.executable, "-m", "dataplane.lab.enclosure", "--"]
 # Builds a lab with a ping going on, says so, and stays. The word "hold-the-lab" finds its processes.
 holding = """

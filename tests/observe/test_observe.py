@@ -29,6 +29,7 @@ from dataplane.observe.metrics import render
 from dataplane.observe.notify import notify, watchdog_period
 from dataplane.observe.state import Datapath, DeviceState, InterfaceState, NodeState, PeerUnreachable, unreachable_words
 from dataplane.observe.status import document
+from tests import root
 
 now_s = 1_000_000.0
 subnet = IPv4Network("10.244.2.0/24")
@@ -391,7 +392,7 @@ def test_status_without_a_daemon_says_so(tmp_path: Path) -> None:
 
 
 def test_every_drop_reason_has_a_word() -> None:
-    header = (Path(__file__).parents[2] / "csrc" / "dataplane.h").read_text()
+    header = (root / "csrc" / "dataplane.h").read_text()
     reasons = {
         line.split()[1].rstrip(";").removeprefix("drop_") for line in header.splitlines() if "uint64_t drop_" in line
     }
@@ -400,7 +401,7 @@ def test_every_drop_reason_has_a_word() -> None:
 
 
 def test_every_drop_reason_is_in_the_table_of_losses() -> None:
-    table = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+    table = (root / "docs" / "losses.md").read_text()
     for reason in (*status_view.drop_words, *status_view.host_drop_words):
         assert f"| `{reason}` |" in table
 

@@ -25,8 +25,8 @@ from dataplane.lab.commands import run
 from dataplane.model import VxlanLink
 from dataplane.observe.state import NodeState
 from tests.host.firewall.places import Network, deadline_s, isolated, kinds, make_firewall, run_body
+from tests.programs import program
 
-_frames = str(Path(__file__).with_name("raw_frames.py"))
 _sources = (
     "c6336407",
     "fd020000000000000000000000000007",
@@ -69,7 +69,7 @@ class Pod:
         ]
         frames = [bytes(Ether(src=self._macs[0], dst=self._macs[1]) / packet) for packet in (*packets, *last)]
         # On one processor, or they overtake each other.
-        words = ("taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, _frames, "eth0")
+        words = ("taskset", "-c", str(min(os.sched_getaffinity(0))), *program("raw_frames", "eth0"))
         run(self._net.pod.name, *words, given="\n".join(frame.hex() for frame in frames))
         found: list[bytes] = []
         while sum(_marker in packet for packet in found) < len(last):

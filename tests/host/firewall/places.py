@@ -9,7 +9,6 @@ Each body runs in a process and namespaces of its own, which is the node; the ke
 from __future__ import annotations
 
 import asyncio
-import inspect
 import os
 import shutil
 import subprocess
@@ -31,11 +30,11 @@ from dataplane.lab.topology import Place
 from dataplane.model import Lease, LeaseAttrs, NetConf
 from dataplane.observe.state import NodeState
 from dataplane.runtime.clock import WallClock
+from tests.host.bodies import run_in_namespaces
 
 Body = Callable[[str], Awaitable[None]]
 
 kinds = ("nftables", "iptables-nft", "iptables-legacy")
-_unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
 _bodies: dict[str, Body] = {}
 deadline_s = 30.0
 
@@ -64,7 +63,7 @@ except TimeoutError:
 
 
 def isolated(*of: str) -> Callable[[Body], Callable[[str], None]]:
-    """Make a test out of a body for each kind of mechanism: run this file again, in namespaces of its own."""
+    """Make a test out of a body for each kind of mechanism: run its file again, in namespaces of its own."""
 
     def decorate(body: Body) -> Callable[[str], None]:
         name = body.__name__
@@ -74,9 +73,7 @@ def isolated(*of: str) -> Callable[[Body], Callable[[str], None]]:
         def test(kind: str) -> None:
             if kind != "nftables" and shutil.which(kind, path="/usr/sbin") is None:
                 pytest.skip(f"{kind} is not installed")
-            words = [*_unshare, sys.executable, inspect.getfile(body), name, kind]
-            done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-            assert done.returncode == 0, done.stdout + done.stderr
+            run_in_namespaces(body, kind)
 
         test.__name__, test.__doc__ = name, body.__doc__
         return test

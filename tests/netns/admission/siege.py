@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import IP, UDP
@@ -21,6 +19,7 @@ from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, Pod, underlay_address, underlay_address6
+from tests.programs import program
 
 stranger_number = 9
 versions = pytest.mark.parametrize("version", [4, 6])
@@ -74,7 +73,7 @@ class Siege:
         """Send IP packets to the target's eth0, whatever their destination is."""
         macs = [each.run("cat", "/sys/class/net/eth0/address").stdout.strip() for each in (self.target, place)]
         lines = "\n".join(bytes(Ether(dst=macs[0], src=macs[1]) / packet).hex() for packet in packets)
-        words = [sys.executable, str(Path(__file__).with_name("raw_frames.py")), "eth0"]
+        words = program("raw_frames", "eth0")
         subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
 
     def send(
@@ -83,8 +82,7 @@ class Siege:
         target = self.target.address if version == 4 else self.target.address6
         number = stranger_number if place is self.stranger else 2
         source = underlay_address(number) if version == 4 else underlay_address6(number)
-        script = str(Path(__file__).with_name("attacker.py"))
-        words = [sys.executable, script, str(version), str(source), str(target), str(port)]
+        words = program("attacker", version, source, target, port)
         lines = "\n".join(f"data {datagram.hex()}" for datagram in datagrams)
         if train:
             lines = " ".join(["train", *(datagram.hex() for datagram in datagrams)])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import UDP, IPOption
@@ -26,8 +24,7 @@ from tests.netns.admission.siege import (
     versions,
     vxlan,
 )
-
-bulk = str(Path(__file__).with_name("bulk.py"))
+from tests.programs import program
 
 
 @pytest.fixture(scope="module")
@@ -125,10 +122,10 @@ def test_super_packets_in_a_tunnel_are_no_trains(siege: Siege, version: int, pro
     """A peer's kernel leaves them whole here: one frame with one header, whatever its payload looks like."""
     target, pod = siege.target.pods[0], siege.lab.pods[sender]
     before = refused(siege.target)
-    receiving = inside_of(target.name, [sys.executable, bulk, protocol, "receive", target.address_of(version)])
+    receiving = inside_of(target.name, program("bulk", protocol, "receive", target.address_of(version)))
     with subprocess.Popen(receiving, stdout=subprocess.PIPE, text=True) as receiver:
         assert receiver.stdout is not None and receiver.stdout.readline() == "ready\n"
-        pod.run(sys.executable, bulk, protocol, "send", target.address_of(version))
+        pod.run(*program("bulk", protocol, "send", target.address_of(version)))
         assert receiver.stdout.read() == "whole\n"
     assert refused(siege.target) == before
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import os
 import random
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -26,7 +24,8 @@ from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, underlay_address
 from dataplane.lab.traffic import LongPing, iperf3
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
+from tests.programs import program
 
 stranger_number = 9
 
@@ -66,14 +65,7 @@ class Siege:
     def send(self, place: Place, source: object, lines: list[str]) -> int:
         """Send from `place`; returns how many datagrams left."""
         port = "8285" if self.backend == "udp" else "8472"
-        words = [
-            sys.executable,
-            str(Path(__file__).with_name("attacker.py")),
-            "4",
-            str(source),
-            str(self.target.address),
-            port,
-        ]
+        words = program("attacker", 4, source, self.target.address, port)
         done = subprocess.run(
             inside_of(place.name, words), input="\n".join(lines), capture_output=True, text=True, check=True, timeout=60
         )

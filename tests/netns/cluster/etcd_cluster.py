@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
@@ -12,8 +11,6 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "etcd"))
 
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import batch

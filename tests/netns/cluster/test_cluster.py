@@ -13,7 +13,7 @@ from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Pod
 from dataplane.lab.traffic import ping
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
 
 versions = pytest.mark.parametrize("version", [4, 6])
 

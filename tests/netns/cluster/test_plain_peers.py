@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +12,8 @@ from dataplane.lab.commands import inside_of
 from dataplane.lab.node import DaemonNode, Node
 from dataplane.lab.topology import PodNet
 from dataplane.model import LeaseAttrs
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
+from tests.programs import program
 
 amount = 4 << 20
 mac = "02:00:00:00:77:01"
@@ -23,7 +22,7 @@ overheads = {"udp": 28, "vxlan": 50}
 
 
 class PlainPeer(Node):
-    """A node with a lease of `backend` and tests/netns/plain_peer.py; `other` is the one node that it reaches."""
+    """A node with a lease of `backend` and tests/programs/plain_peer.py; `other` is the one node that it reaches."""
 
     kind = "plain"
 
@@ -33,8 +32,7 @@ class PlainPeer(Node):
         attrs = LeaseAttrs(public_ip=self.address, backend_type=backend, backend_data=data)
         self.lease = lab.book.acquire(attrs, node=self.label)
         self.mtu = 1500 - overheads[backend]
-        words = [sys.executable, str(Path(__file__).with_name("plain_peer.py")), backend, "plain0"]
-        words += [str(self.address), str(other.address), str(ports[backend]), str(self.mtu)]
+        words = program("plain_peer", backend, "plain0", self.address, other.address, ports[backend], self.mtu)
         if backend == "vxlan":
             words += [mac, vtep_mac(lab, other)]
         self.process = subprocess.Popen(
@@ -99,12 +97,11 @@ def test_a_plain_peer_gets_all(make_lab: MakeLab, backend: str) -> None:
     one, two = ours.pods[0], peer.pods[0]
     assert one.ping(two).ok
     for sender, receiver in ((one, two), (two, one)):
-        program = str(Path(__file__).with_name("transfer.py"))
-        words = [sys.executable, program, "receive", "tcp", receiver.address, str(amount)]
+        words = program("transfer", "receive", "tcp", receiver.address, amount)
         with subprocess.Popen(inside_of(receiver.name, words), stdout=subprocess.PIPE, text=True) as receiving:
             assert receiving.stdout is not None
             assert receiving.stdout.readline() == "ready\n"
-            sent = sender.run(sys.executable, program, "send", "tcp", receiver.address, str(amount)).stdout
+            sent = sender.run(*program("transfer", "send", "tcp", receiver.address, amount)).stdout
             came, _ = receiving.communicate(timeout=30)
         assert came == sent
     too_large, count = peer.datagrams()

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +18,8 @@ from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Pod
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
+from tests.programs import program
 
 feature = "tx-udp_tnl-csum-segmentation"
 mbytes = 1 << 20
@@ -55,7 +54,7 @@ def taps(node: DaemonNode) -> list[str]:
 @contextmanager
 def receiver(pod: Pod, protocol: str, version: int, amount: int) -> Iterator[subprocess.Popen[str]]:
     """A pod that waits for a transfer; its output is read by `finish`."""
-    words = command("receive", protocol, pod.address_of(version), amount)
+    words = program("transfer", "receive", protocol, pod.address_of(version), amount)
     with subprocess.Popen(
         ["ip", "netns", "exec", pod.name, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
@@ -67,16 +66,12 @@ def receiver(pod: Pod, protocol: str, version: int, amount: int) -> Iterator[sub
             process.kill()
 
 
-def command(*words: object) -> list[str]:
-    return [sys.executable, str(Path(__file__).with_name("transfer.py")), *map(str, words)]
-
-
 def transfer(
     one: Pod, other: Pod, protocol: str, version: int, amount: int, *segment: int
 ) -> tuple[list[str], list[str]]:
     """What was sent and what arrived, line by line."""
     with receiver(other, protocol, version, amount) as process:
-        sent = one.run(*command("send", protocol, other.address_of(version), amount, *segment)).stdout
+        sent = one.run(*program("transfer", "send", protocol, other.address_of(version), amount, *segment)).stdout
         came, _ = process.communicate(timeout=20)
     return sent.splitlines(), came.splitlines()
 
@@ -158,7 +153,7 @@ def test_neighbours_that_go_and_come_anew(cluster: Lab, version: int) -> None:
     before = tunnel_sends(one)
     amount = 200 * mbytes
     with receiver(other.pods[0], "tcp", version, amount) as process:
-        words = command("send", "tcp", other.pods[0].address_of(version), amount)
+        words = program("transfer", "send", "tcp", other.pods[0].address_of(version), amount)
         with one.pods[0].start(*words, output=subprocess.DEVNULL) as sending:
             for last in (1, 2, 3):
                 at = tunnel_sends(one)

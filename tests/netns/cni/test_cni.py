@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 from tests.netns.cni.network import CniError, CniNetwork, CniPod, install, manifest_conflist
+from tests.programs import program
 
-transfer = str(Path(__file__).with_name("transfer.py"))
 port = 7000  # transfer.py's
 
 
@@ -75,10 +74,10 @@ def left_on(net: CniNetwork) -> dict[str, object]:
 
 def received(server: CniPod, client: str, address: str) -> bool:
     """Send from namespace `client` to `address`, and say whether the pod received just that."""
-    words = inside_of(server.name, [sys.executable, transfer, "receive", "tcp", server.address, "20000"])
+    words = inside_of(server.name, program("transfer", "receive", "tcp", server.address, 20000))
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as receiver:
         assert receiver.stdout is not None and receiver.stdout.readline() == "ready\n"
-        sender = inside_of(client, [sys.executable, transfer, "send", "tcp", address, "20000"])
+        sender = inside_of(client, program("transfer", "send", "tcp", address, 20000))
         sent = subprocess.run(sender, capture_output=True, text=True, check=False)
         assert sent.returncode == 0, sent.stderr
         return receiver.stdout.readline() == sent.stdout

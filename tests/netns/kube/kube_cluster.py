@@ -13,10 +13,11 @@ import yaml
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import batch
 from dataplane.lab.topology import Underlay
+from tests import root
 from tests.apiserver.access import read_rules
 from tests.apiserver.process import Server
 
-manifest = Path(__file__).parents[2] / "deploy/kubernetes/dataplane.yml"
+manifest = root / "deploy/kubernetes/dataplane.yml"
 address = "192.0.2.250"  # of the API server, on the underlay's bridge
 
 

@@ -1,6 +1,6 @@
 """One daemon whose calls of the host fail in turns: the command that test_host_faults runs in the place of `dataplane run`.
 
-    python faulty_daemon.py REPORT python -m dataplane run FLAGS…
+    python -m tests.netns.life.faulty_daemon REPORT python -m dataplane run FLAGS…
 
 Four times it looks which calls are made (at a start, when the interface's MTU changes, when somebody deletes what the daemon made,
 and when nothing is to be done but looking), and then makes each of them fail, with errnos in rotation, once or some times in a

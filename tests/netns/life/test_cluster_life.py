@@ -14,7 +14,7 @@ from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, PodNet
 from dataplane.lab.traffic import LongPing, ping
 from dataplane.model import LeaseAttrs
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
 
 backends = pytest.mark.parametrize("backend", ["udp", "vxlan"])
 versions = pytest.mark.parametrize("version", [4, 6])

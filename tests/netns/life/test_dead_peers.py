@@ -14,7 +14,7 @@ import pytest
 from dataplane.lab.commands import wait_for
 from dataplane.lab.topology import underlay_address
 from dataplane.model import LeaseAttrs
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
 
 dead = 100
 # More for each than its neighbour entry holds (unres_qlen_bytes), in turns that the worker can follow.

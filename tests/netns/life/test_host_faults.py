@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
+from tests import environment
 
 pytestmark = pytest.mark.long
 
@@ -32,7 +32,14 @@ def test_no_call_of_the_host_that_fails_for_a_while_ends_the_daemon(mode: str) -
         faulty, plain = (lab.add("dataplane") for _ in range(2))
         assert isinstance(faulty, DaemonNode) and isinstance(plain, DaemonNode)
         report = lab.directory / "report.json"
-        faulty.wrapper = (sys.executable, str(Path(__file__).with_name("faulty_daemon.py")), str(report))
+        words = (
+            "env",
+            f"PYTHONPATH={environment()['PYTHONPATH']}",
+            sys.executable,
+            "-m",
+            "tests.netns.life.faulty_daemon",
+        )
+        faulty.wrapper = (*words, str(report))
         plain.start_daemon()
         plain.wait_ready()
         faulty.start_daemon()

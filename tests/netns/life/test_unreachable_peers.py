@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +14,8 @@ from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import inside_of, run, wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, underlay_address
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
+from tests.programs import program
 
 stranger_number = 9
 
@@ -128,8 +127,7 @@ def test_forged_messages_are_shown_with_their_sender_and_change_nothing(make_lab
         return bytes(Ether(dst=macs[0], src=macs[1]) / message).hex()
 
     def send(*frames: str) -> None:
-        words = [sys.executable, str(Path(__file__).with_name("raw_frames.py")), "eth0"]
-        done = inside_of(stranger.name, words)
+        done = inside_of(stranger.name, program("raw_frames", "eth0"))
         subprocess.run(done, input="\n".join(frames), text=True, check=True, timeout=60)
 
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,9 +23,9 @@ from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, Pod, underlay_address, underlay_address6
 from dataplane.model import LeaseAttrs
+from tests.programs import program
 
 stranger_number, dead_number = 9, 100
-here = Path(__file__).parent
 # The host's own, and what is no packet that was offered.
 not_offered = ("send_multicast", "icmp_limited")
 
@@ -113,8 +112,8 @@ class Field:
         """Send copies to the target from the underlay, the liar (3) or the stranger; returns how many datagrams left."""
         place = self.stranger if number == stranger_number else self.liar
         lines = [f"data {datagram.hex()}"] * singles + [" ".join(["train", *[datagram.hex()] * segments])] * trains
-        script = [sys.executable, str(here / "attacker.py"), str(self.outer), self.address(number)]
-        words = inside_of(place.name, [*script, self.address(1), str(self.port)])
+        script = program("attacker", self.outer, self.address(number), self.address(1), self.port)
+        words = inside_of(place.name, script)
         done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, check=True, timeout=60)
         return int(done.stdout)
 
@@ -122,19 +121,19 @@ class Field:
         """Send IP packets from the liar's eth0 to the target's."""
         macs = [each.run("cat", "/sys/class/net/eth0/address").stdout.strip() for each in (self.target, self.liar)]
         lines = "\n".join(bytes(Ether(dst=macs[0], src=macs[1]) / packet).hex() for packet in packets)
-        words = inside_of(self.liar.name, [sys.executable, str(here / "raw_frames.py"), "eth0"])
+        words = inside_of(self.liar.name, program("raw_frames", "eth0"))
         subprocess.run(words, input=lines, text=True, check=True, timeout=30)
 
     # Pod to underlay
 
     def offer(self, address: str, count: int, segments: int = 1, size: int = 100, ttl: int = 64, grow: int = 0) -> int:
         """Send datagrams from the target's pod, `segments` in one super-packet, each longer by `grow`; returns how many."""
-        self.target.pods[0].run(*_offers("send", address, count, size, segments, ttl, grow))
+        self.target.pods[0].run(*program("offers", "send", address, count, size, segments, ttl, grow))
         return count
 
     def frames(self, count: int, packet: bytes | Packet, vnet: bytes = bytes(10)) -> int:
         """Send packets straight to the target's device; returns how many."""
-        self.target.run(*_offers("frames", self.device, count, vnet.hex(), bytes(packet).hex()))
+        self.target.run(*program("offers", "frames", self.device, count, vnet.hex(), bytes(packet).hex()))
         return count
 
     # The balance
@@ -199,12 +198,8 @@ def standing_still(node: DaemonNode) -> Iterator[None]:
         os.kill(status["pid"], signal.SIGCONT)
 
 
-def _offers(*words: object) -> list[str]:
-    return [sys.executable, str(here / "offers.py"), *map(str, words)]
-
-
 def _sink(pod: Pod) -> subprocess.Popen[str]:
-    process = subprocess.Popen(inside_of(pod.name, _offers("sink")), stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(inside_of(pod.name, program("offers", "sink")), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     return process

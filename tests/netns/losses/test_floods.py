@@ -9,7 +9,7 @@ import pytest
 
 from dataplane.lab.commands import wait_for
 from dataplane.lab.traffic import LongPing, flooded
-from tests.netns.lab_fixtures import MakeLab
+from tests.lab_fixtures import MakeLab
 
 pytestmark = pytest.mark.alone
 longest_s = 60.0

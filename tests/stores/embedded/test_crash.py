@@ -25,6 +25,7 @@ from pathlib import Path
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, Snapshot
 from dataplane.stores.choice import overlaps, span
 from dataplane.stores.embedded.store import LocalStore, file_name
+from tests import environment
 
 workers = 24
 nodes = 200  # of 255 subnets, so that late ones really have to look for room
@@ -61,11 +62,12 @@ async def follow_while_killing(directory: Path, seed: int) -> tuple[dict[str, Le
     held: dict[str, Lease] = {}
     killer = await asyncio.create_subprocess_exec(
         sys.executable,
-        __file__,
+        "-m",
+        __name__,
         str(directory),
         str(seed),
         stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+        env=environment(),
     )
     try:
         done = asyncio.ensure_future(killer.communicate())

@@ -10,8 +10,8 @@ from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSe
 
 import dataplane
 from dataplane.stores.etcd import etcd_pb2
+from tests import root
 
-root = Path(dataplane.__file__).parents[1]
 
 
 def test_generated_messages_are_those_of_the_proto_file(tmp_path: Path) -> None:

@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import count
-from pathlib import Path
 
 import pytest
 
-from tests.apiserver.process import Server
+from tests.apiserver.fixtures import own_server, server
+
+__all__ = ["own_server", "server"]
 
 _numbers = count(1)
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with Server(tmp_path_factory.mktemp("kube")) as server:
-        yield server
-
-
-@pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Server]:
-    """A server for one test, which may kill, freeze or replace it."""
-    directory = tmp_path / "server"
-    directory.mkdir()
-    with Server(directory) as server:
-        yield server
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def enter_enclosure(config: pytest.Config) -> None:
     os._exit(code)
 
 
-def labs() -> Iterator[MakeLab]:
+def _labs() -> Iterator[MakeLab]:
     """Yield a function that makes and starts a lab; all of them are removed at the end.
 
     Its arguments: backend, then node kinds; ipv6 (default True), pods per node, and those of `net_conf` and `Lab`.
@@ -66,5 +66,17 @@ def labs() -> Iterator[MakeLab]:
             lab.close()
 
 
-make_lab = pytest.fixture(labs)
-make_shared_lab = pytest.fixture(labs, scope="module")
+make_lab = pytest.fixture(_labs)
+make_shared_lab = pytest.fixture(_labs, scope="module")
+
+
+@pytest.fixture
+def labs() -> Iterator[list[Lab]]:
+    """Labs put in here are removed at the end."""
+    made: list[Lab] = []
+    try:
+        yield made
+    finally:
+        for lab in made:
+            print(lab.logs(lines=60))  # pytest shows it with a test that failed
+            lab.close()

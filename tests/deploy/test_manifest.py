@@ -106,7 +106,7 @@ def test_an_update_takes_a_share_of_the_nodes() -> None:
 
 
 def test_rights_are_those_that_are_used() -> None:
-    """The clusters of tests/netns and tests/kube have an API server that allows just these rules."""
+    """The clusters of tests/netns and tests/stores/kube have an API server that allows just these rules."""
     granted = read_rules(documents().values())
     assert {user: [_plain(rule) for rule in rules] for user, rules in granted.items()} == {
         service_account: [_plain(rule) for rule in flannel_rules]

@@ -1,6 +1,6 @@
 """Which interface carries the underlay: flannel's rules (flannel.md 7.6) over links, addresses and routes as data.
 
-That the kernel's own data lead to the same choice is in tests/netns/test_host.py.
+That the kernel's own data lead to the same choice is in test_interface_on_links.py.
 """
 
 from __future__ import annotations

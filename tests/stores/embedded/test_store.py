@@ -1,4 +1,4 @@
-"""Leases of the embedded store: acquire, renew, reserve. Processes that die: test_local_store_crash.py."""
+"""Leases of the embedded store: acquire, renew, reserve. Processes that die: test_crash.py."""
 
 from __future__ import annotations
 

@@ -9,9 +9,11 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 import uvloop
 
-from dataplane.model import LeaseAttrs, WatchEvent
+from dataplane.errors import StoreError
+from dataplane.model import Lease, LeaseAttrs, WatchEvent
 from dataplane.stores.kube.access import KubeAccess
 from dataplane.stores.kube.client import Timing
 from dataplane.stores.kube.store import KubeStore
@@ -77,3 +79,39 @@ async def until(events: AsyncGenerator[WatchEvent, None], wanted: type[WatchEven
         if isinstance(event, wanted):
             return event
     raise AssertionError("the watch ended")
+
+
+def peer(server: Server, name: str, number: int, public: int | None = None) -> Lease:
+    """Have another node of flannel's there, or change it; return its lease."""
+    attrs = LeaseAttrs(IPv4Address(f"198.51.100.{public or number}"), None, "vxlan", {"VNI": 1, "VtepMAC": mac})
+    if public is None:
+        server.add_node(name, f"10.244.{number}.0/24")
+    return server.annotate_as_flannel(name, attrs)
+
+
+def held(*leases: Lease) -> dict[str, Lease]:
+    return {lease.key: lease for lease in leases}
+
+
+def lists(server: Server) -> int:
+    """How many lists were asked for since the server's start, whole or streamed."""
+    urls = [request["url"] for request in server.requests()]
+    return sum("sendInitialEvents" in url or ("limit=" in url and "continue=" not in url) for url in urls)
+
+
+def watches(server: Server) -> list[str]:
+    return [request["url"] for request in server.requests() if "watch=true" in request["url"]]
+
+
+async def fails_by(store: KubeStore) -> str:
+    """Watch until that fails, and return why."""
+    with pytest.raises(StoreError) as failure:
+        async for _ in store.watch():
+            pass
+    return str(failure.value)
+
+
+async def started(server: Server, directory: Path, spans: Spans | None = None) -> tuple[KubeStore, Lease]:
+    """Make a store with a lease on the Node `us`."""
+    store = store_of(server, "us", directory, spans=spans)
+    return store, await store.acquire(vxlan, None)

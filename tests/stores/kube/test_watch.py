@@ -13,38 +13,9 @@ import pytest
 from dataplane.errors import StoreError
 from dataplane.lab.commands import wait_for
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot
-from dataplane.stores.kube.store import KubeStore
 from dataplane.stores.kube.watch import Spans
 from tests.apiserver.process import Server
-from tests.stores.kube.places import dual, mac, run, short, store_of, until, vxlan
-
-
-def peer(server: Server, name: str, number: int, public: int | None = None) -> Lease:
-    """Have another node of flannel's there, or change it; return its lease."""
-    attrs = LeaseAttrs(IPv4Address(f"198.51.100.{public or number}"), None, "vxlan", {"VNI": 1, "VtepMAC": mac})
-    if public is None:
-        server.add_node(name, f"10.244.{number}.0/24")
-    return server.annotate_as_flannel(name, attrs)
-
-
-def held(*leases: Lease) -> dict[str, Lease]:
-    return {lease.key: lease for lease in leases}
-
-
-def lists(server: Server) -> int:
-    """How many lists were asked for since the server's start, whole or streamed."""
-    urls = [request["url"] for request in server.requests()]
-    return sum("sendInitialEvents" in url or ("limit=" in url and "continue=" not in url) for url in urls)
-
-
-def watches(server: Server) -> list[str]:
-    return [request["url"] for request in server.requests() if "watch=true" in request["url"]]
-
-
-async def started(server: Server, directory: Path, spans: Spans | None = None) -> tuple[KubeStore, Lease]:
-    """Make a store with a lease on the Node `us`."""
-    store = store_of(server, "us", directory, spans=spans)
-    return store, await store.acquire(vxlan, None)
+from tests.stores.kube.places import dual, held, lists, mac, peer, run, short, started, store_of, until, watches
 
 
 def test_a_list_and_then_every_change(own_server: Server, tmp_path: Path) -> None:
@@ -327,60 +298,3 @@ def test_a_list_now_and_then(own_server: Server, tmp_path: Path) -> None:
         await store.close()
 
     run(work())
-
-
-# Credentials
-
-
-def test_a_frozen_server_fails_the_watch_and_the_ping(own_server: Server, tmp_path: Path) -> None:
-    server = own_server
-    server.add_node("us", "10.244.1.0/24")
-
-    async def work() -> None:
-        store, own = await started(server, tmp_path)
-        events = store.watch()
-        await anext(events)
-        server.freeze()
-        with pytest.raises(StoreError, match="nothing came for 6 s, not even the bookmark"):
-            await anext(events)
-        with pytest.raises(StoreError, match="nothing came for 6 s"):
-            await store.ping()
-        server.thaw()
-        events = store.watch()
-        again = await anext(events)
-        assert isinstance(again, Snapshot)
-        assert held(*again.leases) == held(own)
-        await events.aclose()
-        await store.close()
-
-    run(work())
-
-
-def test_an_unknown_token_is_refused_until_the_file_has_a_new_one(own_server: Server, tmp_path: Path) -> None:
-    server = own_server
-    server.add_node("us", "10.244.1.0/24")
-    kubeconfig = server.kubeconfig(tmp_path / "kubeconfig")
-
-    async def work() -> None:
-        store = store_of(server, "us", tmp_path, kubeconfig=kubeconfig)
-        await store.addresses()
-        server.replace_token("another")
-        store = store_of(server, "us", tmp_path, kubeconfig=kubeconfig)
-        with pytest.raises(StoreError, match="401: Unauthorized"):
-            await store.addresses()
-        server.kubeconfig(kubeconfig, "another")
-        await store.addresses()
-        await store.close()
-
-    run(work())
-
-
-def test_a_certificate_that_is_not_trusted(own_server: Server, tmp_path: Path) -> None:
-    server = own_server
-    other = tmp_path / "other"
-    other.mkdir()
-    kubeconfig = server.kubeconfig(tmp_path / "kubeconfig")
-    text = kubeconfig.read_text().replace(str(server.certificate), str(Server(other).certificate))
-    kubeconfig.write_text(text)
-    with pytest.raises(StoreError, match="CERTIFICATE_VERIFY_FAILED"):
-        run(store_of(server, "us", tmp_path, kubeconfig=kubeconfig).addresses())

@@ -61,9 +61,7 @@ def _labs() -> Iterator[MakeLab]:
     try:
         yield make
     finally:
-        for lab in made:
-            print(lab.logs(lines=60))  # pytest shows it with a test that failed
-            lab.close()
+        _close(made)
 
 
 make_lab = pytest.fixture(_labs)
@@ -77,6 +75,10 @@ def labs() -> Iterator[list[Lab]]:
     try:
         yield made
     finally:
-        for lab in made:
-            print(lab.logs(lines=60))  # pytest shows it with a test that failed
-            lab.close()
+        _close(made)
+
+
+def _close(made: list[Lab]) -> None:
+    for lab in made:
+        print(lab.logs(lines=60))  # pytest shows it with a test that failed
+        lab.close()

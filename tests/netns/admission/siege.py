@@ -160,3 +160,18 @@ def expect_other_tunnels_left_alone(siege: Siege, version: int) -> None:
             wait_for(lambda: packets() == 3, 90, f"three frames at {name}")
         finally:
             siege.target.batch(f"link delete {name}")
+
+
+def expect_it_outlives_the_daemon(siege: Siege, version: int) -> None:
+    """While there is no daemon a stranger is kept out and the peers are let in, and so with the next one."""
+    ours, _, kernels = siege.lab.pods
+    arrived = udp_received(siege.target.pods[0], version)
+    hostile = [vxlan(siege.frame(version))] * 3
+    siege.target.stop_daemon()
+    siege.send(siege.stranger, version, hostile)
+    assert kernels.ping(ours, version, count=3).ok
+    assert udp_received(siege.target.pods[0], version) == arrived
+    siege.target.start_daemon()
+    siege.target.wait_ready()
+    assert kernels.ping(ours, version, count=3).ok
+    expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 3, "receive_unknown_sender")

@@ -16,6 +16,7 @@ from tests.netns.admission.siege import (
     Siege,
     besieged,
     expect_dropped,
+    expect_it_outlives_the_daemon,
     expect_other_tunnels_left_alone,
     outer,
     refused,
@@ -261,15 +262,4 @@ def test_fragments(siege: Siege, version: int) -> None:
 
 @versions
 def test_the_filter_outlives_the_daemon_and_a_restart(siege: Siege, version: int) -> None:
-    """While there is no daemon a stranger is kept out and the peers are let in, and so with the next one."""
-    ours, _, kernels = siege.lab.pods
-    arrived = udp_received(siege.target.pods[0], version)
-    hostile = [vxlan(siege.frame(version))] * 3
-    siege.target.stop_daemon()
-    siege.send(siege.stranger, version, hostile)
-    assert kernels.ping(ours, version, count=3).ok
-    assert udp_received(siege.target.pods[0], version) == arrived
-    siege.target.start_daemon()
-    siege.target.wait_ready()
-    assert kernels.ping(ours, version, count=3).ok
-    expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 3, "receive_unknown_sender")
+    expect_it_outlives_the_daemon(siege, version)

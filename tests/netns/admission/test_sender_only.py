@@ -20,6 +20,7 @@ from tests.netns.admission.siege import (
     Siege,
     besieged,
     expect_dropped,
+    expect_it_outlives_the_daemon,
     expect_other_tunnels_left_alone,
     outer,
     stranger_number,
@@ -192,17 +193,7 @@ def test_by_iptables_where_there_is_no_nft(siege: Siege, multi: str) -> None:
 
 @versions
 def test_the_set_outlives_the_daemon_and_a_restart(siege: Siege, version: int) -> None:
-    ours, _, kernels = siege.lab.pods
-    arrived = udp_received(siege.target.pods[0], version)
-    hostile = [vxlan(siege.frame(version))] * 3
-    siege.target.stop_daemon()
-    siege.send(siege.stranger, version, hostile)
-    assert kernels.ping(ours, version, count=3).ok
-    assert udp_received(siege.target.pods[0], version) == arrived
-    siege.target.start_daemon()
-    siege.target.wait_ready()
-    assert kernels.ping(ours, version, count=3).ok
-    expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 3, "receive_unknown_sender")
+    expect_it_outlives_the_daemon(siege, version)
 
 
 def test_a_daemon_that_may_use_bpf_takes_the_set_away(siege: Siege) -> None:

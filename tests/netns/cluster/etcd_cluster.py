@@ -9,8 +9,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from contextlib import ExitStack
 from ipaddress import IPv4Address
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import batch
@@ -19,6 +18,7 @@ from dataplane.lab.topology import Underlay
 from dataplane.stores.etcd import etcd_pb2 as pb
 from dataplane.stores.etcd.access import read_access
 from dataplane.stores.etcd.store import EtcdStore
+from tests.netns.store_cluster import StoreCluster
 from tests.stores.etcd.server import Place, Relay, Server
 
 Value = TypeVar("Value")
@@ -27,7 +27,7 @@ prefix = "/coreos.com/network"
 largest_txn = 128  # operations; etcd's own limit
 
 
-class EtcdCluster:
+class EtcdCluster(StoreCluster):
     """etcd, relay and lab; a context manager."""
 
     def __init__(
@@ -59,16 +59,7 @@ class EtcdCluster:
             undo.callback(lambda: self.call(self._relay.__aexit__()))
             self.lab = Lab(conf, options=flags, underlay=underlay, etcd=self._relay.url)
             undo.callback(self.lab.close)
-            self._undo = undo.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        print(self.lab.logs(lines=60))
-        self._undo.close()
+            self.undo = undo.pop_all()
 
     def call(self, work: Coroutine[Any, Any, Value]) -> Value:
         """Run something in the relay's event loop."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import yaml
 
@@ -16,12 +15,13 @@ from dataplane.lab.topology import Underlay
 from tests import root
 from tests.apiserver.access import read_rules
 from tests.apiserver.process import Server
+from tests.netns.store_cluster import StoreCluster
 
 manifest = root / "deploy/kubernetes/dataplane.yml"
 address = "192.0.2.250"  # of the API server, on the underlay's bridge
 
 
-class KubeCluster:
+class KubeCluster(StoreCluster):
     """API server and lab; a context manager."""
 
     def __init__(
@@ -42,13 +42,4 @@ class KubeCluster:
             conf = net_conf(backend, ipv6=ipv6, options=options)
             self.lab = Lab(conf, options=flags, underlay=underlay, kube=self.server)
             undo.callback(self.lab.close)
-            self._undo = undo.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        print(self.lab.logs(lines=60))
-        self._undo.close()
+            self.undo = undo.pop_all()

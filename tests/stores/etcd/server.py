@@ -13,20 +13,15 @@ import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Coroutine
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any, TypeVar
-
-import uvloop
+from typing import Any
 
 from dataplane.model import LeaseAttrs
 from dataplane.stores.etcd.access import read_access
 from dataplane.stores.etcd.client import Timing
 from dataplane.stores.etcd.store import EtcdStore
-
-Result = TypeVar("Result")
 
 quick = Timing(call=2.0, ping=1.0, keepalive=0.2, keepalive_timeout=1.0)
 
@@ -38,17 +33,6 @@ def free_ports(number: int) -> list[int]:
     for held in sockets:
         held.close()
     return ports
-
-
-def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run on the daemon's kind of event loop, with a limit on the whole."""
-
-    async def limited() -> Result:
-        async with asyncio.timeout(30):
-            return await work
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(limited())
 
 
 def attrs(last: int, third: int = 2) -> LeaseAttrs:

@@ -11,7 +11,23 @@ import pytest
 from dataplane.errors import BadInput, StoreError
 from dataplane.stores.etcd.access import read_access
 from dataplane.stores.etcd.client import Unanswered
-from tests.stores.etcd.server import Place, Server, attrs, run
+from tests.stores.etcd.server import Place, Server, attrs
+from tests.stores.loop import run
+
+
+def require_users(server: Server, *granted: tuple[str, ...]) -> None:
+    """Let nobody in but root, and node with these permissions."""
+    for words in (
+        ("user", "add", "root:secret"),
+        ("role", "add", "root"),
+        ("user", "grant-role", "root", "root"),
+        ("user", "add", "node:word"),
+        ("role", "add", "lease"),
+        *(("role", "grant-permission", "lease", *words) for words in granted),
+        ("user", "grant-role", "node", "lease"),
+        ("auth", "enable"),
+    ):
+        server.ctl(*words)
 
 
 @pytest.fixture(scope="module")
@@ -77,17 +93,7 @@ def test_tls_without_what_it_needs_is_a_store_error(tls_server: Server, papers: 
 def test_user_and_password_and_a_new_token_after_a_restart(own_server: Server) -> None:
     place = Place(own_server, "/auth")
     place.configure()
-    for words in (
-        ("user", "add", "root:secret"),
-        ("role", "add", "root"),
-        ("user", "grant-role", "root", "root"),
-        ("user", "add", "node:word"),
-        ("role", "add", "lease"),
-        ("role", "grant-permission", "lease", "--prefix=true", "readwrite", "/auth"),
-        ("user", "grant-role", "node", "lease"),
-        ("auth", "enable"),
-    ):
-        own_server.ctl(*words)
+    require_users(own_server, ("--prefix=true", "readwrite", "/auth"))
     own_server._ctl = ("--user=root:secret",)
 
     async def refused(**access: str) -> str:
@@ -127,16 +133,7 @@ def test_user_and_password_and_a_new_token_after_a_restart(own_server: Server) -
 def test_a_missing_right_names_the_keys(own_server: Server) -> None:
     place = Place(own_server, "/auth")
     place.configure()
-    for words in (
-        ("user", "add", "root:secret"),
-        ("role", "add", "root"),
-        ("user", "grant-role", "root", "root"),
-        ("user", "add", "node:word"),
-        ("role", "add", "lease"),
-        ("user", "grant-role", "node", "lease"),
-        ("auth", "enable"),
-    ):
-        own_server.ctl(*words)
+    require_users(own_server)
     own_server._ctl = ("--user=root:secret",)
 
     def grant(right: str, *key: str) -> None:

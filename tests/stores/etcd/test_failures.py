@@ -13,7 +13,8 @@ from dataplane.errors import BadInput, StoreError
 from dataplane.model import LeaseGone, Snapshot, WatchEvent
 from dataplane.stores.etcd.client import Unanswered
 from dataplane.stores.etcd.store import EtcdStore
-from tests.stores.etcd.server import Place, Relay, Server, attrs, free_ports, run
+from tests.stores.etcd.server import Place, Relay, Server, attrs, free_ports
+from tests.stores.loop import run
 
 value = '{"PublicIP":"192.0.2.1","PublicIPv6":null}'
 

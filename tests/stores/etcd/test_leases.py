@@ -14,7 +14,8 @@ from dataplane.flannel.net_conf import parse, validate
 from dataplane.leases.desired import Desired
 from dataplane.leases.view import LeaseView
 from dataplane.model import Lease, LeaseAttrs
-from tests.stores.etcd.server import Place, run
+from tests.stores.etcd.server import Place
+from tests.stores.loop import run
 
 conf = validate(
     parse('{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00::/48","Backend":{"Type":"vxlan"}}')

@@ -13,7 +13,8 @@ import pytest
 from dataplane.errors import BadConfig, LeaseLost, OutOfSubnets, StoreError
 from dataplane.model import Lease, LeaseAttrs
 from dataplane.stores.etcd.store import EtcdStore, ttl_s
-from tests.stores.etcd.server import Place, attrs, run
+from tests.stores.etcd.server import Place, attrs
+from tests.stores.loop import run
 
 dual = {"EnableIPv6": True, "IPv6Network": "fd00::/48"}
 

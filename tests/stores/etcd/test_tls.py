@@ -14,7 +14,8 @@ import pytest
 from dataplane.errors import BadInput, StoreError
 from dataplane.stores.etcd.access import read_access
 from dataplane.stores.etcd.tls import read
-from tests.stores.etcd.server import Place, Server, run
+from tests.stores.etcd.server import Place, Server
+from tests.stores.loop import run
 
 
 def openssl(folder: Path, *words: str) -> None:

@@ -13,7 +13,8 @@ from dataplane.model import Lease, LeaseGone, LeasePut, LeaseRefused, Snapshot, 
 from dataplane.stores.etcd import etcd_pb2 as pb
 from dataplane.stores.etcd import watch
 from dataplane.stores.etcd.store import EtcdStore
-from tests.stores.etcd.server import Place, attrs, run
+from tests.stores.etcd.server import Place, attrs
+from tests.stores.loop import run
 
 Events = AsyncGenerator[WatchEvent, None]
 value = '{"PublicIP":"192.0.2.1","PublicIPv6":null}'

@@ -18,7 +18,8 @@ from dataplane.errors import StoreError
 from dataplane.model import Lease, LeaseGone, LeasePut, SecondWriter, Snapshot, WatchEvent
 from dataplane.stores.etcd.client import Client, Unanswered
 from dataplane.stores.etcd.store import EtcdStore
-from tests.stores.etcd.server import Place, Server, attrs, run
+from tests.stores.etcd.server import Place, Server, attrs
+from tests.stores.loop import run
 
 mine = replace(attrs(1), backend_type="vxlan", backend_data={"VNI": 1, "VtepMAC": "02:00:00:00:00:01"})
 marker = "10.9.9.0-24"

@@ -8,7 +8,8 @@ from dataplane.lab.commands import wait_for
 from dataplane.model import Lease, LeaseAttrs
 from dataplane.stores.kube.store import KubeStore
 from tests.apiserver.process import Server
-from tests.stores.kube.places import mac, run, vxlan
+from tests.stores.kube.places import mac, vxlan
+from tests.stores.loop import run
 
 flannels = {
     "kube-subnet-manager": "true",

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-import uvloop
 
 from dataplane.errors import StoreError
 from dataplane.model import Lease, LeaseAttrs, WatchEvent
@@ -19,8 +17,6 @@ from dataplane.stores.kube.client import Timing
 from dataplane.stores.kube.store import KubeStore
 from dataplane.stores.kube.watch import Spans
 from tests.apiserver.process import Server
-
-Result = TypeVar("Result")
 
 prefix = "flannel.alpha.coreos.com/"
 quick = Timing(call=8.0, page=5.0, silence=6.0, settle=0.0)
@@ -34,17 +30,6 @@ dual = LeaseAttrs(
     {"VNI": 1, "VtepMAC": mac},
     {"VNI": 1, "VtepMAC": "0e:11:22:33:44:55"},
 )
-
-
-def run(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run on the daemon's kind of event loop, with a limit on the whole."""
-
-    async def limited() -> Result:
-        async with asyncio.timeout(40):
-            return await work
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(limited())
 
 
 def store_of(

@@ -12,7 +12,8 @@ from dataplane.errors import BadInput, StoreError
 from tests.apiserver.access import Rule
 from tests.apiserver.process import Server, service_account
 from tests.stores.kube.own_node import acquire, flannels
-from tests.stores.kube.places import annotations, run, store_of
+from tests.stores.kube.places import annotations, store_of
+from tests.stores.loop import run
 
 
 def test_who_may_not_patch_is_told_so(tmp_path: Path, name: str) -> None:

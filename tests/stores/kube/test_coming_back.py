@@ -18,7 +18,8 @@ from dataplane.stores.kube.client import Refused
 from dataplane.stores.kube.objects import Node
 from tests.apiserver.access import Rule, admin
 from tests.apiserver.process import Server, first_token, service_account
-from tests.stores.kube.places import fails_by, held, lists, peer, quick, run, short, store_of, until, vxlan
+from tests.stores.kube.places import fails_by, held, lists, peer, quick, short, store_of, until, vxlan
+from tests.stores.loop import run
 
 
 def test_a_token_is_taken_up_while_the_old_one_is_good(tmp_path: Path) -> None:

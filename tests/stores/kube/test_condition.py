@@ -16,7 +16,8 @@ from dataplane.stores.kube.condition import rest_s
 from dataplane.stores.kube.store import KubeStore
 from tests.apiserver.process import Server
 from tests.stores.kube.own_node import flannels, patches, shown
-from tests.stores.kube.places import annotations, run, store_of, until, vxlan
+from tests.stores.kube.places import annotations, store_of, until, vxlan
+from tests.stores.loop import run
 
 
 def test_the_network_is_announced_beside_the_other_conditions(server: Server, name: str, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import pytest
 from dataplane.errors import StoreError
 from dataplane.model import Snapshot
 from tests.apiserver.process import Server
-from tests.stores.kube.places import held, run, started, store_of
+from tests.stores.kube.places import held, started, store_of
+from tests.stores.loop import run
 
 
 def test_a_frozen_server_fails_the_watch_and_the_ping(own_server: Server, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from dataplane.model import LeasePut, Snapshot
 from dataplane.stores.kube import watch
 from tests.apiserver.access import Rule
 from tests.apiserver.process import Server, service_account
-from tests.stores.kube.places import fails_by, held, lists, peer, quick, run, short, store_of, until, vxlan, watches
+from tests.stores.kube.places import fails_by, held, lists, peer, quick, short, store_of, until, vxlan, watches
+from tests.stores.loop import run
 
 
 def urls(server: Server) -> list[str]:

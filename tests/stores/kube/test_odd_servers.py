@@ -20,7 +20,8 @@ from dataplane.stores.kube.client import Refused
 from dataplane.stores.kube.objects import Metadata
 from dataplane.stores.kube.position import Position
 from tests.apiserver.process import Server
-from tests.stores.kube.places import fails_by, lists, peer, quick, run, short, store_of, vxlan, watches
+from tests.stores.kube.places import fails_by, lists, peer, quick, short, store_of, vxlan, watches
+from tests.stores.loop import run
 
 
 def test_one_slow_answer_cuts_no_other(own_server: Server, tmp_path: Path) -> None:

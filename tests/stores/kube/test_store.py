@@ -14,7 +14,8 @@ from dataplane.errors import BadConfig, BadInput, LeaseLost, LeaseWithdrawn, NoL
 from dataplane.model import Lease, LeasePut, Snapshot
 from tests.apiserver.process import Server
 from tests.stores.kube.own_node import acquire, flannels, patches
-from tests.stores.kube.places import annotations, dual, run, store_of, until, vxlan
+from tests.stores.kube.places import annotations, dual, store_of, until, vxlan
+from tests.stores.loop import run
 
 
 def test_a_node_becomes_our_lease(server: Server, name: str, tmp_path: Path) -> None:

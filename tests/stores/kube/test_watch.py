@@ -15,7 +15,8 @@ from dataplane.lab.commands import wait_for
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot
 from dataplane.stores.kube.watch import Spans
 from tests.apiserver.process import Server
-from tests.stores.kube.places import dual, held, lists, mac, peer, run, short, started, store_of, until, watches
+from tests.stores.kube.places import dual, held, lists, mac, peer, short, started, store_of, until, watches
+from tests.stores.loop import run
 
 
 def test_a_list_and_then_every_change(own_server: Server, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ enclosed = [sys.executable, "-m", "dataplane.lab.enclosure", "--"]
 holding = """
 import signal, sys
 from dataplane.lab.cluster import Lab, net_conf
-from dataplane.lab.traffic import LongPing
+from tests.traffic import LongPing
 with Lab(net_conf("vxlan")) as lab:
     lab.start("kernel", "kernel")
     ping = LongPing(lab.pods[0].name, lab.pods[1].address)

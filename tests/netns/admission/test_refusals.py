@@ -23,9 +23,10 @@ from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, underlay_address
-from dataplane.lab.traffic import LongPing, iperf3
+from dataplane.lab.traffic import iperf3
 from tests.lab_fixtures import MakeLab
 from tests.programs import program
+from tests.traffic import LongPing
 
 stranger_number = 9
 

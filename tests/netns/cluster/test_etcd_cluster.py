@@ -13,8 +13,8 @@ import pytest
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place
-from dataplane.lab.traffic import LongPing
 from tests.netns.cluster.etcd_cluster import EtcdCluster, lease
+from tests.traffic import LongPing
 
 others = 1000
 frozen_s = 10.0

@@ -20,7 +20,6 @@ import pytest
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
-from dataplane.lab.traffic import LongPing
 from dataplane.model import Lease
 from tests.netns.cluster.claimants import (
     Claim,
@@ -35,6 +34,7 @@ from tests.netns.cluster.claimants import (
 )
 from tests.netns.cluster.etcd_cluster import EtcdCluster
 from tests.netns.kube.kube_cluster import KubeCluster
+from tests.traffic import LongPing
 
 pytestmark = pytest.mark.long
 

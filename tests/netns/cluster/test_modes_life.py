@@ -11,9 +11,9 @@ import pytest
 
 from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import wait_for
-from dataplane.lab.traffic import LongPing
 from dataplane.model import LeaseAttrs
 from tests.netns.cluster.modes import kernel, modes, peers, routes, subnet, two
+from tests.traffic import LongPing
 
 every_mode = pytest.mark.parametrize("name", modes)
 

@@ -14,11 +14,11 @@ import pytest
 
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
-from dataplane.lab.traffic import LongPing
 from dataplane.model import LeaseAttrs
 from tests.apiserver.process import Server
 from tests.netns.cni.network import CniNetwork, CniPod, install
 from tests.netns.kube.kube_cluster import KubeCluster, address
+from tests.traffic import LongPing
 
 prefix = "flannel.alpha.coreos.com/"
 mac_form = "[0-9a-f]{2}(:[0-9a-f]{2}){5}"

@@ -12,9 +12,10 @@ from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, PodNet
-from dataplane.lab.traffic import LongPing, ping
+from dataplane.lab.traffic import ping
 from dataplane.model import LeaseAttrs
 from tests.lab_fixtures import MakeLab
+from tests.traffic import LongPing
 
 backends = pytest.mark.parametrize("backend", ["udp", "vxlan"])
 versions = pytest.mark.parametrize("version", [4, 6])

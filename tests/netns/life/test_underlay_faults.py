@@ -18,7 +18,7 @@ from dataplane.lab.cluster import Lab, ipv6_network, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Pod
-from dataplane.lab.traffic import LongPing
+from tests.traffic import LongPing
 
 pytestmark = pytest.mark.long
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import pytest
 
 from dataplane.lab.commands import wait_for
-from dataplane.lab.traffic import LongPing, flooded
 from tests.lab_fixtures import MakeLab
+from tests.traffic import LongPing, flooded
 
 pytestmark = pytest.mark.alone
 longest_s = 60.0

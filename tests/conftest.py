@@ -18,6 +18,7 @@ from dataplane.errors import HostError
 from dataplane.lab import enclosure
 from tests import root
 
+pytest.register_assert_rewrite("tests.core", "tests.host", "tests.netns", "tests.stores")  # helpers tell what they saw
 settings.register_profile("dataplane", deadline=None)
 settings.load_profile("dataplane")
 

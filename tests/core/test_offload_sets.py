@@ -6,8 +6,8 @@ import pytest
 
 from dataplane.core import all_offloads
 from tests.core.edges import Edges, gso_tcp4, gso_tcp6, gso_udp, vxlan
+from tests.core.joined import as_the_host_sees, by_flow
 from tests.core.partial import leave_partial, transport_packet
-from tests.core.test_joining import as_the_host_sees, by_flow
 from tests.core.twin.ip import decrement_ttl
 from tests.core.twin.segment import cut
 

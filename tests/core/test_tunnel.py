@@ -20,9 +20,9 @@ from dataplane.model import PeerCounters
 from tests.core.edges import Edges, gso_ecn, gso_tcp4, gso_tcp6, gso_udp
 from tests.core.packets import examples, good_out
 from tests.core.partial import leave_partial, transport_packet
+from tests.core.super_packets import impossible, super_packets
 from tests.core.tap_frames import check_outer, expected_header, read_frame
 from tests.core.tap_proof import expect_datagrams, give, prove, tcp_whole
-from tests.core.test_cutting import impossible, super_packets
 from tests.core.twin.checksum import internet_checksum
 from tests.core.twin.ip import IPv4Packet, decrement_ttl
 from tests.core.twin.segment import cut

@@ -12,8 +12,8 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.packet import Packet, Raw
 
 from tests.core.edges import UDP_SEGMENT, Edges, vxlan
+from tests.core.joined import as_the_host_sees
 from tests.core.packets import good_in
-from tests.core.test_joining import as_the_host_sees
 from tests.core.twin.segment import cut
 
 plain4 = IP(src="10.5.2.9", dst="10.5.1.9", flags="DF", id=1)

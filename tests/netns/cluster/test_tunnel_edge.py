@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
@@ -17,8 +15,8 @@ import pytest
 from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
-from dataplane.lab.topology import Pod
 from tests.lab_fixtures import MakeLab
+from tests.netns.transfers import receiver, transfer, tunnel_sends
 from tests.programs import program
 
 feature = "tx-udp_tnl-csum-segmentation"
@@ -29,13 +27,6 @@ versions = pytest.mark.parametrize("version", [4, 6])
 @pytest.fixture(scope="module")
 def cluster(make_shared_lab: MakeLab) -> Lab:
     return make_shared_lab("vxlan", "dataplane", "dataplane")
-
-
-def tunnel_sends(node: DaemonNode) -> int:
-    """Super-packets that left the node whole."""
-    status = node.status()
-    assert status is not None
-    return int(status["counters"]["tunnel_sends"])
 
 
 def uses_it(node: DaemonNode) -> bool:
@@ -49,34 +40,6 @@ def taps(node: DaemonNode) -> list[str]:
     """The node's TAPs, by name."""
     links = json.loads(node.run("ip", "-j", "link", "show").stdout)
     return [link["ifname"] for link in links if link["ifname"].startswith("flannel-gso")]
-
-
-@contextmanager
-def receiver(pod: Pod, protocol: str, version: int, amount: int) -> Iterator[subprocess.Popen[str]]:
-    """A pod that waits for a transfer; its output is read by `finish`."""
-    words = program("transfer", "receive", protocol, pod.address_of(version), amount)
-    with subprocess.Popen(
-        ["ip", "netns", "exec", pod.name, *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            yield process
-        finally:
-            process.kill()
-
-
-def transfer(
-    one: Pod, other: Pod, protocol: str, version: int, amount: int, *segment: int
-) -> tuple[list[str], list[str]]:
-    """What was sent and what arrived, line by line."""
-    with receiver(other, protocol, version, amount) as process:
-        sent = one.run(*program("transfer", "send", protocol, other.address_of(version), amount, *segment)).stdout
-        came, _ = process.communicate(timeout=20)
-    return sent.splitlines(), came.splitlines()
-
-
-# Traffic
 
 
 def test_every_device_uses_it(cluster: Lab) -> None:
@@ -179,9 +142,6 @@ def test_nothing_comes_to_the_tap(cluster: Lab) -> None:
                 "errors": 0,
             }
             assert node.run("ip", "-j", "address", "show", name).stdout.count('"local"') == 0
-
-
-# Life
 
 
 def test_not_where_the_underlay_does_not_take_it(make_lab: MakeLab) -> None:

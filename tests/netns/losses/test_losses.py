@@ -17,8 +17,8 @@ from scapy.packet import Packet, Raw
 from dataplane.keepers.tun import tx_queue_packets
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import run, wait_for
-from tests.netns.cluster.test_tunnel_edge import transfer, tunnel_sends
 from tests.netns.losses.field import Field, not_offered, standing, standing_still, stranger_number
+from tests.netns.transfers import transfer, tunnel_sends
 
 liar = 3
 Offer = Callable[[Field], int]

@@ -50,7 +50,8 @@ test-c: build ## the C tests under AddressSanitizer and UndefinedBehaviorSanitiz
 	@test -d build/sanitize || meson setup build/sanitize $(SANITIZE) > /dev/null
 	@meson test -C build/sanitize --print-errorlogs
 
-# Files go to the two workers in the order of the folders: the long ones are in the middle, the small ones fill up the end.
+# Files go to the two workers in the order of the folders, the stores first (tests/conftest.py): the long ones are before the
+# end, which the small ones fill up.
 # Compiled before, so that hundreds of daemons need not be, also where PYTHONDONTWRITEBYTECODE is set.
 test-python: build build/tools/helm ## the Python, namespace and interop tests: two at a time, then alone what loads the machine or needs it quiet
 	@$(BIN)/python -m compileall -q dataplane

@@ -20,8 +20,11 @@ from pathlib import Path
 from statistics import median
 
 from dataplane.lab import enclosure
-from dataplane.lab.cni import debian_plugins, install
 from dataplane.lab.commands import run
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # what makes pods by plugins is the tests'
+
+from tests.netns.cni.network import debian_plugins, install
 
 subnet_env = "FLANNEL_NETWORK=10.244.0.0/16\nFLANNEL_SUBNET=10.244.7.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
 

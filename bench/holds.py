@@ -31,6 +31,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 import uvloop
+from many_leases import conf, good
 
 from dataplane import core
 from dataplane.backends import DevicePlan, Plan, from_conf
@@ -50,7 +51,6 @@ from dataplane.model import (
     LeaseGone,
     LeasePut,
     LeaseRefused,
-    NetConf,
     Peer,
     RefusedLease,
     Snapshot,
@@ -64,9 +64,7 @@ from dataplane.runtime import collector
 from dataplane.runtime.clock import WallClock
 from dataplane.runtime.pieces import in_turns
 
-base = int(IPv4Address("8.0.0.0"))
 own_address = IPv4Address("192.0.2.1")
-conf = NetConf(network=IPv4Network("8.0.0.0/6"), subnet_len=24, backend_type="vxlan")
 own = Lease(
     IPv4Network("11.255.255.0/24"),
     None,
@@ -74,14 +72,6 @@ own = Lease(
     born=(0.0, ""),
 )
 Entry = Lease | RefusedLease
-
-
-def good(number: int, round_: int) -> Lease:
-    """A lease like any other; each round gives a node another address and VTEP MAC."""
-    mac = f"02:00:{round_:02x}:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
-    public = IPv4Address("172.16.0.0") + number + (round_ << 18)
-    attrs = LeaseAttrs(public, None, "vxlan", {"VNI": 1, "VtepMAC": mac})
-    return Lease(IPv4Network((base + (number << 8), 24)), None, attrs, born=(float(number), ""))
 
 
 def overlapping(number: int, round_: int) -> Lease:

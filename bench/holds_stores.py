@@ -16,23 +16,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 import msgspec
+from many_leases import conf, good
 
-from dataplane.model import NetConf, Snapshot
+from dataplane.flannel.lease_format import encode_value
+from dataplane.model import Snapshot
 from dataplane.runtime import collector
 from dataplane.stores.embedded import rows
 from dataplane.stores.embedded.database import Database, LeaseClock
 from dataplane.stores.etcd import etcd_pb2 as pb
-from dataplane.stores.etcd.leases import Spellings
+from dataplane.stores.etcd.leases import snapshot
 from dataplane.stores.kube.client import page_size
 from dataplane.stores.kube.nodes import Nodes
 from dataplane.stores.kube.objects import NodeList
 
 rounds = 2
-conf = NetConf(network=IPv4Network("8.0.0.0/6"), subnet_len=24, backend_type="vxlan")
 _begun = [0.0]
 _longest = [0.0]
 
@@ -68,21 +68,14 @@ def _freed(what: str, make: Callable[[], list[object]]) -> None:
     print(f"{what:70} {1e3 * best:8.1f} ms", flush=True)
 
 
-def _value(number: int) -> str:
-    mac = f"02:00:00:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
-    return (
-        f'{{"PublicIP":"{IPv4Address("172.16.0.0") + number}","PublicIPv6":null,"BackendType":"vxlan",'
-        f'"BackendData":{{"VNI":1,"VtepMAC":"{mac}"}}}}'
-    )
-
-
 def etcd(leases: int) -> None:
-    base = IPv4Address("8.0.0.0")
+    folder = b"/coreos.com/network/subnets/"
     answer = pb.RangeResponse()
     for number in range(1, leases + 1):
+        lease = good(number)
         answer.kvs.add(
-            key=f"/coreos.com/network/subnets/{base + (number << 8)}-24".encode(),
-            value=_value(number).encode(),
+            key=folder + lease.key.encode(),
+            value=encode_value(lease.attrs),
             mod_revision=number,
             create_revision=number,
         )
@@ -92,16 +85,9 @@ def etcd(leases: int) -> None:
         lambda: pb.RangeResponse.FromString(message),
         f"{len(message) / 1e6:.0f} MB",
     )
-    spellings = Spellings()
-    _took("etcd: the whole decoded, in a thread", lambda: spellings.replace(answer.kvs), "interruptible")
-    _freed("etcd: what was known before, freed", lambda: [_known(answer)])
+    _took("etcd: the whole decoded, in a thread", lambda: snapshot(answer.kvs, folder), "interruptible")
+    _freed("etcd: what was known before, freed", lambda: [snapshot(answer.kvs, folder)])
     _freed("etcd: the answer, freed", lambda: [pb.RangeResponse.FromString(message)])
-
-
-def _known(answer: pb.RangeResponse) -> Spellings:
-    spellings = Spellings()
-    spellings.replace(answer.kvs)
-    return spellings
 
 
 def local(leases: int) -> None:
@@ -109,12 +95,8 @@ def local(leases: int) -> None:
         database = Database(Path(directory) / "leases.sqlite3", 86400.0, LeaseClock(), create=True)
         with database.write() as connection:
             made = (
-                (
-                    f"{IPv4Address('8.0.0.0') + (number << 8)}/24",
-                    str(IPv4Address("172.16.0.0") + number),
-                    _value(number),
-                )
-                for number in range(1, leases + 1)
+                (str(lease.subnet), str(lease.attrs.public_ip), encode_value(lease.attrs).decode())
+                for lease in map(good, range(1, leases + 1))
             )
             connection.executemany("INSERT INTO lease (subnet, node, value) VALUES (?, ?, ?)", made)
 
@@ -137,20 +119,15 @@ def kube(leases: int) -> None:
                     "annotations": {
                         "flannel.alpha.coreos.com/kube-subnet-manager": "true",
                         "flannel.alpha.coreos.com/backend-type": "vxlan",
-                        "flannel.alpha.coreos.com/public-ip": str(IPv4Address("172.16.0.0") + number),
-                        "flannel.alpha.coreos.com/backend-data": json.dumps(
-                            {
-                                "VNI": 1,
-                                "VtepMAC": f"02:00:00:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}",
-                            }
-                        ),
+                        "flannel.alpha.coreos.com/public-ip": str(lease.attrs.public_ip),
+                        "flannel.alpha.coreos.com/backend-data": json.dumps(lease.attrs.backend_data),
                         "other.example/text": "x" * extra,
                     },
                 },
-                "spec": {"podCIDRs": [f"{IPv4Address('8.0.0.0') + (number << 8)}/24"]},
+                "spec": {"podCIDRs": [str(lease.subnet)]},
                 "status": {"images": ["y" * 100] * (padding // 100)},
             }
-            for number in range(first, first + nodes)
+            for number, lease in ((number, good(number)) for number in range(first, first + nodes))
         ]
         return json.dumps({"metadata": {"resourceVersion": "7"}, "items": items}).encode()
 

@@ -16,7 +16,9 @@ from hypothesis import settings
 
 from dataplane.errors import HostError
 from dataplane.lab import enclosure
+from tests import root
 
+pytest.register_assert_rewrite("tests.core", "tests.host", "tests.netns", "tests.stores")  # helpers tell what they saw
 settings.register_profile("dataplane", deadline=None)
 settings.load_profile("dataplane")
 
@@ -30,3 +32,9 @@ def pytest_xdist_setupnodes(specs: list[XSpec]) -> None:
         pytest.exit(f"tests in namespaces cannot run: {error}", 1)
     for spec in specs:
         spec.python = shlex.join([sys.executable, "-m", "dataplane.lab.enclosure", "--", sys.executable])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the stores before all else: two workers end together when what comes last is short, and these are not."""
+    stores = root / "tests" / "stores"
+    items.sort(key=lambda item: not item.path.is_relative_to(stores))

@@ -24,7 +24,7 @@ from typing import Any, Literal, Self
 
 from dataplane.lab.commands import LabError, wait_for
 from dataplane.lab.kernel_node import KernelNode
-from dataplane.lab.kube.process import Server
+from dataplane.lab.kube_nodes import KubeNodes
 from dataplane.lab.leases import LeaseBook
 from dataplane.lab.node import DaemonNode, Node
 from dataplane.lab.topology import Pod, Underlay
@@ -69,7 +69,7 @@ class Lab:
         options: tuple[str, ...] = (),
         underlay: Underlay | None = None,
         etcd: str = "",
-        kube: Server | None = None,
+        kube: KubeNodes | None = None,
     ) -> None:
         self.nodes: list[Node] = []
         self.mtu = mtu
@@ -134,7 +134,7 @@ class Lab:
         self.nodes.append(node)
         return node
 
-    def _register(self, kube: Server, number: int) -> None:
+    def _register(self, kube: KubeNodes, number: int) -> None:
         """As the kubelet and the controller manager do."""
         cidrs = [str(IPv4Network(network)[number << 8]) + "/24"]
         if self.conf.get("EnableIPv6"):

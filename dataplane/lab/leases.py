@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from dataplane.lab.commands import LabError
-from dataplane.lab.kube.process import Server
+from dataplane.lab.kube_nodes import KubeNodes
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
 from dataplane.stores.base import Store
 from dataplane.stores.embedded.store import LocalStore
@@ -32,7 +32,7 @@ class LeaseBook:
         kube: the API server given to them instead.
     """
 
-    def __init__(self, directory: Path, net_conf_path: Path, etcd: str = "", kube: Server | None = None) -> None:
+    def __init__(self, directory: Path, net_conf_path: Path, etcd: str = "", kube: KubeNodes | None = None) -> None:
         self._directory = directory
         self._net_conf_path = net_conf_path
         self._etcd = etcd

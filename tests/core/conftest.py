@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from edges import Edges
+
+from tests.core.edges import Edges
+from tests.core.tap_proof import prove
 
 
 @pytest.fixture(scope="module")
@@ -36,4 +38,13 @@ def stopped_edges() -> Iterator[Edges]:
 @pytest.fixture
 def udp_trains() -> Iterator[Edges]:
     with Edges("udp", start=False) as edges:
+        yield edges
+
+
+@pytest.fixture
+def tap_edges() -> Iterator[Edges]:
+    """Node 2 is proven, for both versions."""
+    with Edges("vxlan", tunnel=True) as edges:
+        prove(edges, 4)
+        prove(edges, 6)
         yield edges

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from edges import Offload, needs_csum
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Packet, Raw
-from twin.checksum import pseudo_header, word_sum
-from twin.ip import decode_ip, find_transport, protocol_tcp
+
+from tests.core.edges import Offload, needs_csum
+from tests.core.twin.checksum import pseudo_header, word_sum
+from tests.core.twin.ip import decode_ip, find_transport, protocol_tcp
 
 
 def transport_packet(source: int, destination: int, version: int, is_tcp: bool, payload: bytes, **tcp: Any) -> bytes:

@@ -9,12 +9,13 @@ import struct
 from dataclasses import dataclass
 
 from hypothesis import strategies as st
-from partial import leave_partial
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.packet import Packet, Raw
-from twin.ip import IPv4Packet, decode_ip, encode_ip, find_transport, protocol_tcp, protocol_udp
-from twin.segment import with_payload
+
+from tests.core.partial import leave_partial
+from tests.core.twin.ip import IPv4Packet, decode_ip, encode_ip, find_transport, protocol_tcp, protocol_udp
+from tests.core.twin.segment import with_payload
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from edges import Edges, needs_csum
-from twin.checksum import pseudo_header, word_sum
-from twin.ip import IPPacket, IPv4Packet, decode_ip, ecn_of, encode_ip, find_transport, protocol_udp
-from twin.segment import with_payload
+from tests.core.edges import Edges, needs_csum
+from tests.core.twin.checksum import pseudo_header, word_sum
+from tests.core.twin.ip import IPPacket, IPv4Packet, decode_ip, ecn_of, encode_ip, find_transport, protocol_udp
+from tests.core.twin.segment import with_payload
 
 # struct virtio_net_hdr_v1_hash_tunnel (VIRTIO 1.4, 5.1.6).
 _tunnel_header = struct.Struct("<BBHHHHHIHHHH")

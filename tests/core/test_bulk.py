@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from edges import Edges, vxlan
-from packets import good_in, good_out, inward, outward
 
 from dataplane.core import all_offloads
+from tests.core.edges import Edges, vxlan
+from tests.core.packets import good_in, good_out, inward, outward
 
 flood = 3000  # packets: more than sixteen bursts are
 

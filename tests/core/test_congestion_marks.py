@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from edges import Edges, vxlan
-from packets import good_in, inward, outward
-from twin.ecn import merge_ecn, outer_ecn
-from twin.ip import decrement_ttl
+
+from tests.core.edges import Edges, vxlan
+from tests.core.packets import good_in, inward, outward
+from tests.core.twin.ecn import merge_ecn, outer_ecn
+from tests.core.twin.ip import decrement_ttl
 
 dscp = 0xB8
 both = pytest.mark.parametrize("version", [4, 6])

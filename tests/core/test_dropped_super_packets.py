@@ -9,16 +9,16 @@ import socket
 import struct
 
 import pytest
-from edges import UDP_SEGMENT, Edges, gso_tcp4, gso_tcp6, gso_udp, third_mac, vxlan
-from packets import good_in, good_out
-from partial import leave_partial, transport_packet
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.packet import Raw
-from twin.ip import decrement_ttl
-from twin.segment import cut
 
 from dataplane.core import all_offloads
+from tests.core.edges import UDP_SEGMENT, Edges, gso_tcp4, gso_tcp6, gso_udp, third_mac, vxlan
+from tests.core.packets import good_in, good_out
+from tests.core.partial import leave_partial, transport_packet
+from tests.core.twin.ip import decrement_ttl
+from tests.core.twin.segment import cut
 
 kinds = pytest.mark.parametrize(("version", "is_tcp"), [(4, True), (4, False), (6, True), (6, False)])
 payload = bytes(range(250)) * 40

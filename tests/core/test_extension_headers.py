@@ -9,9 +9,10 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from edges import Edges, Offload, gso_tcp6, needs_csum, vxlan
 from scapy.layers.inet6 import ICMPv6ND_RA
-from twin.checksum import internet_checksum, pseudo_header, word_sum
+
+from tests.core.edges import Edges, Offload, gso_tcp6, needs_csum, vxlan
+from tests.core.twin.checksum import internet_checksum, pseudo_header, word_sum
 
 tcp, udp = 6, 17
 final = ip_address("fd05:9::7").packed

@@ -9,13 +9,14 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
-from edges import Edges, own_mac, peer_mac, third_mac, vxlan
-from packets import inward, outward
 from scapy.layers.inet import ICMP, IP, UDP
 from scapy.layers.inet6 import ICMPv6DestUnreach, IPv6
 from scapy.packet import Raw
-from twin.checksum import decremented_checksum, internet_checksum
-from twin.icmp import net_unreachable, time_exceeded, too_big
+
+from tests.core.edges import Edges, own_mac, peer_mac, third_mac, vxlan
+from tests.core.packets import inward, outward
+from tests.core.twin.checksum import decremented_checksum, internet_checksum
+from tests.core.twin.icmp import net_unreachable, time_exceeded, too_big
 
 # flannel: what it read from its TUN, what it sent, and what the node behind it wrote to its TUN.
 flannel_tun = bytes.fromhex("4500002400014000401123b30a0501050a05020703e807d0001000006162636465666768")

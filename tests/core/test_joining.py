@@ -6,46 +6,21 @@ section 4.1 gives no meaning; order is kept within a flow, and fragments, whose 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import pytest
-from edges import Edges, Offload, gso_tcp4, gso_tcp6, gso_udp, needs_csum, vxlan
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import examples, sound
-from partial import leave_partial, transport_packet
 from scapy.layers.inet import ICMP, IP
 from scapy.packet import Raw
-from streams import Datagram, Flow, flow_key, streams, without_free_id
-from twin.segment import cut, finish_partial, finish_transport
 
 from dataplane.core import all_offloads
+from tests.core.edges import Edges, Offload, gso_tcp4, gso_tcp6, gso_udp, needs_csum, vxlan
+from tests.core.joined import as_the_host_sees, by_flow
+from tests.core.packets import examples, sound
+from tests.core.partial import leave_partial, transport_packet
+from tests.core.streams import Datagram, Flow, streams
+from tests.core.twin.segment import cut, finish_transport
 
 marker = bytes(IP(src="10.5.2.200", dst="10.5.1.200") / ICMP() / Raw(b"the end"))
-gso_types = {gso_udp, gso_tcp4, gso_tcp6}
-
-
-def as_the_host_sees(writes: Iterable[tuple[Offload, bytes]]) -> list[bytes]:
-    """The packets on the wire that a TUN write stands for."""
-    packets: list[bytes] = []
-    for offload, data in writes:
-        if offload.gso_type:
-            assert offload.gso_type in gso_types
-            assert offload.flags == needs_csum
-            packets += cut(data, offload.gso_size)
-        elif offload.flags:
-            assert offload.flags == needs_csum
-            packets.append(finish_partial(data, offload.csum_start, offload.csum_offset))
-        else:
-            packets.append(data)
-    return packets
-
-
-def by_flow(packets: Iterable[bytes]) -> dict[tuple[object, ...], list[bytes]]:
-    """Each flow's packets in order, with the fragments among them."""
-    packets = list(packets)
-    keys = {flow_key(packet) for packet in packets}
-    return {key: [without_free_id(packet) for packet in packets if flow_key(packet) in (key, ())] for key in keys}
 
 
 def claimed_bytes(wire: bytes) -> int:

@@ -11,12 +11,12 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from edges import Edges, patience_s, vxlan
-from packets import good_in, good_out, inward, outward
 
 from dataplane.core import Forwarder, max_queues, max_workers
 from dataplane.errors import CoreError
 from dataplane.model import Peer
+from tests.core.edges import Edges, patience_s, vxlan
+from tests.core.packets import good_in, good_out, inward, outward
 
 
 def descriptors() -> int:

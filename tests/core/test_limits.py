@@ -7,12 +7,12 @@ import os
 import socket
 import time
 
-from edges import Edges, patience_s, vxlan
-from packets import good_in, good_out, inward, outward
 from scapy.layers.inet import IP
 
 from dataplane.core import all_offloads
 from dataplane.lab.commands import wait_for
+from tests.core.edges import Edges, patience_s, vxlan
+from tests.core.packets import good_in, good_out, inward, outward
 
 
 def test_a_host_that_does_not_read() -> None:

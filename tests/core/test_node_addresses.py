@@ -8,12 +8,12 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
-from edges import Edges, own_mac, peer_mac, third_mac, vxlan
-from packets import good_in, inward
 from scapy.packet import Packet
-from twin.ip import decrement_ttl
 
 from dataplane.model import Peer
+from tests.core.edges import Edges, own_mac, peer_mac, third_mac, vxlan
+from tests.core.packets import good_in, inward
+from tests.core.twin.ip import decrement_ttl
 
 node2 = inward(src="127.0.0.2", payload=b"kubelet")
 

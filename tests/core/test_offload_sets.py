@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from edges import Edges, gso_tcp4, gso_tcp6, gso_udp, vxlan
-from partial import leave_partial, transport_packet
-from test_joining import as_the_host_sees, by_flow
-from twin.ip import decrement_ttl
-from twin.segment import cut
 
 from dataplane.core import all_offloads
+from tests.core.edges import Edges, gso_tcp4, gso_tcp6, gso_udp, vxlan
+from tests.core.joined import as_the_host_sees, by_flow
+from tests.core.partial import leave_partial, transport_packet
+from tests.core.twin.ip import decrement_ttl
+from tests.core.twin.segment import cut
 
 sets = [all_offloads, *[all_offloads - {name} for name in sorted(all_offloads)], frozenset()]
 names = ["all", *[f"no {name}" for name in sorted(all_offloads)], "none"]

@@ -6,9 +6,10 @@ import random
 from collections.abc import Callable
 
 import pytest
-from edges import Edges, vxlan
-from packets import good_in, inward
-from twin.ip import decrement_ttl
+
+from tests.core.edges import Edges, vxlan
+from tests.core.packets import good_in, inward
+from tests.core.twin.ip import decrement_ttl
 
 per_round = 500
 total = 100_000

@@ -7,10 +7,8 @@ drop_tun_error needs a TUN that refuses a packet (tests/netns); drop_icmp_limite
 from __future__ import annotations
 
 import pytest
-from edges import Edges, own_mac, peer_mac, third_mac, vxlan
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import examples, good_in, inward, packets
 from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
 from scapy.layers.inet6 import (
     ICMPv6ND_NA,
@@ -22,10 +20,12 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrHopByHop,
 )
 from scapy.packet import Raw
-from twin.checksum import internet_checksum
-from twin.ip import decode_ip, decrement_ttl
 
 from dataplane.errors import BadInput
+from tests.core.edges import Edges, own_mac, peer_mac, third_mac, vxlan
+from tests.core.packets import examples, good_in, inward, packets
+from tests.core.twin.checksum import internet_checksum
+from tests.core.twin.ip import decode_ip, decrement_ttl
 
 good = vxlan(good_in)
 good6 = bytes(inward(6))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from edges import Edges, needs_csum, vxlan
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import examples, packets, sound
-from partial import leave_partial, transport_packet
 from scapy.layers.inet import IP, UDP
 from scapy.layers.vxlan import VXLAN
 from scapy.packet import Raw
-from twin.ip import decode_ip, decrement_ttl, ecn_of
-from twin.segment import finish_partial
-from twin.wire import decode_udp, decode_vxlan
+
+from tests.core.edges import Edges, needs_csum, vxlan
+from tests.core.packets import examples, packets, sound
+from tests.core.partial import leave_partial, transport_packet
+from tests.core.twin.ip import decode_ip, decrement_ttl, ecn_of
+from tests.core.twin.segment import finish_partial
+from tests.core.twin.wire import decode_udp, decode_vxlan
 
 
 @examples(250)

@@ -9,15 +9,15 @@ from __future__ import annotations
 from ipaddress import ip_address, ip_network
 
 import pytest
-from edges import Edges, peer_mac
-from packets import good_out, outward
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import ICMPv6ND_RS, IPv6
 from scapy.packet import Raw
-from twin.icmp import net_unreachable
-from twin.ip import decrement_ttl
 
 from dataplane.model import Peer
+from tests.core.edges import Edges, peer_mac
+from tests.core.packets import good_out, outward
+from tests.core.twin.icmp import net_unreachable
+from tests.core.twin.ip import decrement_ttl
 
 six = bytes(outward(6))
 malformed = {

@@ -6,15 +6,15 @@ import threading
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import pytest
-from edges import Edges, all_peers, peer_mac, vxlan
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import examples, good_in, good_out, inward, outward
-from twin.icmp import net_unreachable
 
 from dataplane.core import max_peers
 from dataplane.errors import CoreError
 from dataplane.model import IPAddress, IPNetwork, Peer, PeerCounters
+from tests.core.edges import Edges, all_peers, peer_mac, vxlan
+from tests.core.packets import examples, good_in, good_out, inward, outward
+from tests.core.twin.icmp import net_unreachable
 
 hop = ip_address("127.0.0.2")
 

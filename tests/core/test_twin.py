@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import pytest
-from edges import own_mac, peer_mac
 from hypothesis import given
 from hypothesis import strategies as st
-from packets import examples, good_in, ipv4_packets, ipv6_packets, outward, packets, sound
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.vxlan import VXLAN
 from scapy.utils import checksum
-from twin.checksum import internet_checksum
-from twin.ecn import merge_ecn
-from twin.ip import decode_ip, decrement_ttl, ecn_of, with_ecn
-from twin.segment import finish_transport
-from twin.wire import VxlanDatagram, decode_udp, decode_vxlan, encode_udp, encode_vxlan
 
 from dataplane.errors import BadInput
+from tests.core.edges import own_mac, peer_mac
+from tests.core.packets import examples, good_in, ipv4_packets, ipv6_packets, outward, packets, sound
+from tests.core.twin.checksum import internet_checksum
+from tests.core.twin.ecn import merge_ecn
+from tests.core.twin.ip import decode_ip, decrement_ttl, ecn_of, with_ecn
+from tests.core.twin.segment import finish_transport
+from tests.core.twin.wire import VxlanDatagram, decode_udp, decode_vxlan, encode_udp, encode_vxlan
 
 
 @given(st.binary(max_size=200))

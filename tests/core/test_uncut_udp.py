@@ -7,13 +7,14 @@ import struct
 from ipaddress import ip_network
 
 import pytest
-from edges import UDP_SEGMENT, Edges, vxlan
-from packets import good_in
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt
 from scapy.packet import Packet, Raw
-from test_joining import as_the_host_sees
-from twin.segment import cut
+
+from tests.core.edges import UDP_SEGMENT, Edges, vxlan
+from tests.core.joined import as_the_host_sees
+from tests.core.packets import good_in
+from tests.core.twin.segment import cut
 
 plain4 = IP(src="10.5.2.9", dst="10.5.1.9", flags="DF", id=1)
 plain6 = IPv6(src="fd05:2::9", dst="fd05:1::9")

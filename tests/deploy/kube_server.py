@@ -17,11 +17,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, TypeVar
 
-import kube_discovery
 import yaml
-from rendering import root
 
-from dataplane.lab.kube.merge import json_merge
+from tests.apiserver.merge import json_merge
+from tests.deploy import kube_discovery
+from tests.deploy.rendering import root
 
 Document = dict[str, Any]
 

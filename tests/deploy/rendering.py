@@ -10,19 +10,17 @@ import argparse
 import importlib
 import subprocess
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
 
-import dataplane
 from dataplane.cli import flags, install_cni, run, settings
 from dataplane.daemon.options import Options
+from tests import root
 
 Document = dict[str, Any]
 
-root = Path(dataplane.__file__).parents[1]
 helm = root / "build/tools/helm"
 chart = root / "deploy/helm/dataplane"
 _modules = {"v1": "core_v1", "apps/v1": "apps_v1", "rbac.authorization.k8s.io/v1": "rbac_authorization_v1"}

@@ -9,7 +9,15 @@ from typing import Any
 
 import pytest
 import yaml
-from rendering import (
+
+from dataplane.backends import from_conf
+from dataplane.backends.base import Backend
+from dataplane.backends.hostgw import HostGwBackend
+from dataplane.backends.udp import UdpBackend
+from dataplane.backends.vxlan import VxlanBackend
+from dataplane.flannel.net_conf import parse, validate
+from dataplane.model import NetConf
+from tests.deploy.rendering import (
     chart,
     check_model,
     daemon,
@@ -22,14 +30,6 @@ from rendering import (
     root,
     template,
 )
-
-from dataplane.backends import from_conf
-from dataplane.backends.base import Backend
-from dataplane.backends.hostgw import HostGwBackend
-from dataplane.backends.udp import UdpBackend
-from dataplane.backends.vxlan import VxlanBackend
-from dataplane.flannel.net_conf import parse, validate
-from dataplane.model import NetConf
 
 v6_network = 'podCidrv6="fd00:244::/48"'
 variants: dict[str, tuple[str, ...]] = {

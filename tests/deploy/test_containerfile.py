@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 
-from rendering import root
+from tests.deploy.rendering import root
 
 text = (root / "deploy/Containerfile").read_text()
 project = tomllib.loads((root / "pyproject.toml").read_text())["project"]

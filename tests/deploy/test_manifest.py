@@ -11,8 +11,14 @@ from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
-from kube_server import KubeServer, kube_server
-from rendering import (
+
+from dataplane.cli import commands
+from dataplane.observe.health import health_app
+from dataplane.observe.state import NodeState
+from tests.apiserver.access import Rule, read_rules
+from tests.apiserver.process import flannel_rules, service_account
+from tests.deploy.kube_server import KubeServer, kube_server
+from tests.deploy.rendering import (
     Document,
     by_kind,
     check_model,
@@ -24,12 +30,6 @@ from rendering import (
     render,
     root,
 )
-
-from dataplane.cli import commands
-from dataplane.lab.kube.access import Rule, read_rules
-from dataplane.lab.kube.process import flannel_rules, service_account
-from dataplane.observe.health import health_app
-from dataplane.observe.state import NodeState
 
 manifest = root / "deploy/kubernetes/dataplane.yml"
 
@@ -106,7 +106,7 @@ def test_an_update_takes_a_share_of_the_nodes() -> None:
 
 
 def test_rights_are_those_that_are_used() -> None:
-    """The clusters of tests/netns and tests/kube have an API server that allows just these rules."""
+    """The clusters of tests/netns and tests/stores/kube have an API server that allows just these rules."""
     granted = read_rules(documents().values())
     assert {user: [_plain(rule) for rule in rules] for user, rules in granted.items()} == {
         service_account: [_plain(rule) for rule in flannel_rules]

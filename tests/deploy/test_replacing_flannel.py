@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
-from flannel_forms import forms
-from kube_server import KubeServer, kube_server
-from rendering import Document, by_kind, pod_spec, render, root
+
+from tests.deploy.flannel_forms import forms
+from tests.deploy.kube_server import KubeServer, kube_server
+from tests.deploy.rendering import Document, by_kind, pod_spec, render, root
 
 text = (root / "deploy/kubernetes/dataplane.yml").read_text()
 ours = [document for document in yaml.safe_load_all(text) if document]

@@ -18,9 +18,10 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from flannel_forms import Form, forms
-from kube_server import Document, KubeServer, Refused, serving
-from rendering import root
+
+from tests.deploy.flannel_forms import Form, forms
+from tests.deploy.kube_server import Document, KubeServer, Refused, serving
+from tests.deploy.rendering import root
 
 nodes = ("a", "b", "c")
 labels = {

@@ -8,9 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rendering import options, root
-
 from dataplane.cli import flags
+from tests.deploy.rendering import options, root
 
 unit = root / "deploy/systemd/dataplane.service"
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "netns"))
-
-from lab_fixtures import enter_enclosure, make_lab, make_shared_lab
+from tests.lab_fixtures import enter_enclosure, make_lab, make_shared_lab
 
 __all__ = ["make_lab", "make_shared_lab"]
 

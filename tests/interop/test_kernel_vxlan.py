@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from lab_fixtures import MakeLab
 
 from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import inside_of, wait_for
@@ -21,6 +20,7 @@ from dataplane.lab.kernel_node import KernelNode
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, Pod
 from dataplane.lab.traffic import ping
+from tests.lab_fixtures import MakeLab
 
 versions = pytest.mark.parametrize("version", [4, 6])
 directions = pytest.mark.parametrize("direction", ["to kernel", "from kernel"])

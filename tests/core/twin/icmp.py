@@ -10,8 +10,8 @@ from ipaddress import IPv4Address, IPv6Address
 
 from dataplane.errors import BadInput
 from dataplane.model import IPAddress
-from twin.checksum import internet_checksum, transport_checksum
-from twin.ip import IPv4Packet, IPv6Packet, decode_ip, encode_ip, protocol_icmp, protocol_icmpv6
+from tests.core.twin.checksum import internet_checksum, transport_checksum
+from tests.core.twin.ip import IPv4Packet, IPv6Packet, decode_ip, encode_ip, protocol_icmp, protocol_icmpv6
 
 _ipv6_least_mtu = 1280
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address
 
 from dataplane.errors import BadInput
-from twin.checksum import decremented_checksum, internet_checksum
+from tests.core.twin.checksum import decremented_checksum, internet_checksum
 
 protocol_icmp, protocol_tcp, protocol_udp, protocol_fragment, protocol_icmpv6 = 1, 6, 17, 44, 58
 extension_headers = frozenset((0, 43, 60))

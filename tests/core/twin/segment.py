@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from twin.checksum import internet_checksum, transport_checksum
-from twin.ip import IPPacket, IPv4Packet, decode_ip, encode_ip, find_transport, protocol_tcp, protocol_udp
+from tests.core.twin.checksum import internet_checksum, transport_checksum
+from tests.core.twin.ip import IPPacket, IPv4Packet, decode_ip, encode_ip, find_transport, protocol_tcp, protocol_udp
 
 fin, psh, cwr = 0x01, 0x08, 0x80
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dataplane.errors import BadInput
-from twin.ip import IPPacket, IPv4Packet, decode_ip, encode_ip
+from tests.core.twin.ip import IPPacket, IPv4Packet, decode_ip, encode_ip
 
 vxlan_header_bytes, ethernet_header_bytes = 8, 14
 vxlan_overhead_bytes = vxlan_header_bytes + ethernet_header_bytes

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-csrc = Path(__file__).parents[2] / "csrc"
+csrc = Path(__file__).parents[1] / "csrc"
 files = {path.relative_to(csrc).as_posix(): path.read_text() for path in csrc.rglob("*.[ch]")}
 
 

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import pytest
 
-root = Path(__file__).parents[2]
+root = Path(__file__).parents[1]
 width = 100
 documents = sorted(
     {*root.glob("*.md"), *root.glob("docs/**/*.md"), *root.glob("deploy/**/*.md"), *root.glob("csrc/*.md")}

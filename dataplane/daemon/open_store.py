@@ -25,9 +25,9 @@ def open_store(options: Options) -> Store:
             from dataplane.stores.etcd.store import EtcdStore
 
         return EtcdStore(options.etcd)
-    from dataplane.stores.embedded.store import LocalStore
+    from dataplane.stores.embedded.store import EmbeddedStore
 
-    return LocalStore(options.lease_dir, options.net_config_path)
+    return EmbeddedStore(options.lease_dir, options.net_config_path)
 
 
 @contextmanager

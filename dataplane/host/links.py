@@ -9,7 +9,7 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
-from dataplane.host.asking import Netlink, families, of_family
+from dataplane.host.requests import Netlink, families, of_family
 
 # linux/if_addr.h, linux/if.h
 _ifa_f_temporary = 0x01

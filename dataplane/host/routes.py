@@ -14,7 +14,7 @@ from typing import Any
 
 from pyroute2 import IPRoute, NetlinkError
 
-from dataplane.host.asking import Netlink, families, of_family
+from dataplane.host.requests import Netlink, families, of_family
 from dataplane.model import IPAddress, IPNetwork
 
 # linux/rtnetlink.h, linux/route.h

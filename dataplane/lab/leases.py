@@ -17,7 +17,7 @@ from dataplane.lab.commands import LabError
 from dataplane.lab.kube_nodes import KubeNodes
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, LeaseRefused, Snapshot, WatchEvent
 from dataplane.stores.base import Store
-from dataplane.stores.embedded.store import LocalStore
+from dataplane.stores.embedded.store import EmbeddedStore
 
 Value = TypeVar("Value")
 Listener = Callable[[Mapping[str, Lease]], None]
@@ -117,7 +117,7 @@ class LeaseBook:
             kubeconfig = self._kube.kubeconfig(self._net_conf_path.with_name("book.kubeconfig"))
             return KubeStore(KubeAccess(kubeconfig=kubeconfig), self._net_conf_path)
         if not self._etcd:
-            return LocalStore(self._directory, self._net_conf_path, ttl=ttl)
+            return EmbeddedStore(self._directory, self._net_conf_path, ttl=ttl)
         from dataplane.stores.etcd.access import read_access
         from dataplane.stores.etcd.store import EtcdStore
 

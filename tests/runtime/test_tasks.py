@@ -17,7 +17,7 @@ from ipaddress import IPv4Address
 import pytest
 
 from dataplane.errors import BadInput, CoreError, HostError, LeaseLost, StoreError
-from dataplane.host import command, ethtool, monitor, xfrm
+from dataplane.host import changes, command, ethtool, xfrm
 from dataplane.host.edges import sockets
 from dataplane.host.firewall import netfilter
 from dataplane.host.netlink import Host
@@ -158,7 +158,7 @@ def no_descriptors() -> Iterator[None]:
     "work",
     [
         lambda: command.ask("true"),
-        lambda: first(monitor.watch_changes(lambda: 0)),
+        lambda: first(changes.watch_changes(lambda: 0)),
         lambda: first(netfilter.watch_rules(())),
         lambda: call(ethtool.driver_of, "lo"),
         lambda: call(xfrm.has_output_policies),

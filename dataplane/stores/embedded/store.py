@@ -26,15 +26,15 @@ from dataplane.stores.base import Store, Watched
 from dataplane.stores.choice import choose, compatible, overlaps
 from dataplane.stores.embedded import rows
 from dataplane.stores.embedded.database import Database, LeaseClock
+from dataplane.stores.embedded.own_writes import Writers
 from dataplane.stores.embedded.watch import Follower, follow
-from dataplane.stores.embedded.writers import Writers
 
 Result = TypeVar("Result")
 
 file_name = "leases.sqlite3"
 
 
-class LocalStore(Store):
+class EmbeddedStore(Store):
     """A `Store` (see stores.base) over `directory`/leases.sqlite3; both are made when missing.
 
     Args:

@@ -18,7 +18,7 @@ from dataplane.model import WatchEvent
 from dataplane.stores.base import Watched
 from dataplane.stores.embedded import rows
 from dataplane.stores.embedded.database import Database, LeaseClock
-from dataplane.stores.embedded.writers import Writers
+from dataplane.stores.embedded.own_writes import Writers
 
 poll_seconds = 0.02
 """A change is told after 10 ms on average; waking up is nearly all of what an idle watch costs."""

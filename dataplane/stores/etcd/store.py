@@ -4,7 +4,7 @@ What must stay true: a lease is written only by a transaction that fails if the 
 was changed, or the configuration was replaced since we looked; a reservation, a key without an etcd lease, stays one.
 An etcd lease (TTL) of ours is revoked when etcd has said that nothing hangs on it: the write did not happen, or the
 key hangs on a newer one. When no answer comes it may have happened, and revoking would delete our own key, so the etcd
-lease is left to run out. Which writes of our key are not ours: see etcd_writers.
+lease is left to run out. Which writes of our key are not ours: see own_writes.
 
 Sources: flannel pkg/subnet/etcd/local_manager.go, registry.go; flannel.md section 2. What flannel means and does not do
 (tries again after a lost race, compares before it renews, keeps reservations) is done here.
@@ -30,8 +30,8 @@ from dataplane.stores.etcd.access import EtcdAccess
 from dataplane.stores.etcd.client import Client, Timing, Unanswered
 from dataplane.stores.etcd.held import Held, choose_among, contested, decoded, same_subnets
 from dataplane.stores.etcd.leases import text_of
+from dataplane.stores.etcd.own_writes import Writers
 from dataplane.stores.etcd.watch import Comparison, Progress, follow, listing
-from dataplane.stores.etcd.writers import Writers
 
 tries = 10
 ttl_s = 86400

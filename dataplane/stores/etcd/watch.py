@@ -20,7 +20,7 @@ from dataplane.stores.base import Watched
 from dataplane.stores.etcd import etcd_pb2 as pb
 from dataplane.stores.etcd.client import Client
 from dataplane.stores.etcd.leases import delete_event, put_event, snapshot
-from dataplane.stores.etcd.writers import Writers
+from dataplane.stores.etcd.own_writes import Writers
 
 shortest_rest_s = 60.0  # between two comparisons
 leases_a_second = 50  # at most are read for them by one node

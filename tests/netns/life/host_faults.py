@@ -29,7 +29,7 @@ import dataplane
 import dataplane.host
 from dataplane.bpf import calls
 from dataplane.bpf.calls import BpfError
-from dataplane.host import asking, command
+from dataplane.host import command, requests
 
 Site = tuple[str, ...]
 
@@ -267,19 +267,19 @@ class _Netlink:
 
 
 def _wrap_netlink(faults: Faults) -> None:
-    open_netlink = asking._open_netlink
+    open_netlink = requests._open_netlink
 
     def opened() -> Any:
         faults.fail("open netlink")
         return _Netlink(faults, open_netlink())
 
-    asking._open_netlink = opened
-    ask = asking.Netlink.ask
+    requests._open_netlink = opened
+    ask = requests.Netlink.ask
 
     async def asked(self: Any, what: str, request: Any, absent: tuple[int, ...] = ()) -> Any:
         return await ask(self, what, faults.led_by(_chain(), request), absent)
 
-    asking.Netlink.ask = asked  # type: ignore[method-assign]
+    requests.Netlink.ask = asked  # type: ignore[method-assign]
 
 
 def _wrap_bpf(faults: Faults) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from dataplane.model import Lease, LeaseAttrs, Snapshot, WatchEvent
 from dataplane.stores.base import Store
 from dataplane.stores.embedded.database import LeaseClock
-from dataplane.stores.embedded.store import LocalStore, file_name
+from dataplane.stores.embedded.store import EmbeddedStore, file_name
 
 ttl = 86400.0
 
@@ -47,10 +47,10 @@ class Machine:
         self.net_conf = directory / "net-conf.json"
         self.net_conf.write_text('{"Network":"10.3.0.0/16","Backend":{"Type":"vxlan"}}')
         self.clock = MachineClock()
-        self.stores: list[LocalStore] = []
+        self.stores: list[EmbeddedStore] = []
 
-    def store(self, **options: Any) -> LocalStore:
-        store = LocalStore(
+    def store(self, **options: Any) -> EmbeddedStore:
+        store = EmbeddedStore(
             self.directory, self.net_conf, **{"clock": self.clock, "random": Random(len(self.stores)), **options}
         )
         self.stores.append(store)

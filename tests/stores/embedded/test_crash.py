@@ -24,7 +24,7 @@ from pathlib import Path
 
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut, Snapshot
 from dataplane.stores.choice import overlaps, span
-from dataplane.stores.embedded.store import LocalStore, file_name
+from dataplane.stores.embedded.store import EmbeddedStore, file_name
 from tests import environment
 
 workers = 24
@@ -56,7 +56,7 @@ def test_killed_daemons_lose_and_duplicate_nothing(tmp_path: Path) -> None:
 
 async def follow_while_killing(directory: Path, seed: int) -> tuple[dict[str, Lease], int]:
     """Run the killer; return what the watch says is held, and the number of kills."""
-    store = LocalStore(directory, directory / "net-conf.json", history=10**6)
+    store = EmbeddedStore(directory, directory / "net-conf.json", history=10**6)
     events = store.watch()
     assert isinstance(events, AsyncGenerator)
     held: dict[str, Lease] = {}
@@ -137,7 +137,7 @@ async def work(directory: Path, seed: int) -> None:
     draw = random.Random(seed)
     journal = os.open(directory / "journal", os.O_WRONLY | os.O_APPEND)
     while True:
-        store = LocalStore(directory, directory / "net-conf.json", history=10**6)
+        store = EmbeddedStore(directory, directory / "net-conf.json", history=10**6)
         attrs = LeaseAttrs(IPv4Address("192.0.2.1") + draw.randrange(nodes))
         lease = await store.acquire(attrs, None)
         os.write(journal, f"{attrs.public_ip} {lease.subnet}\n".encode())
@@ -180,7 +180,7 @@ def let_all_come_back(directory: Path) -> None:
     """Let every node come back once, after the dying; the journal tells whether each got what it had."""
 
     async def whole() -> None:
-        store = LocalStore(directory, directory / "net-conf.json", history=10**6)
+        store = EmbeddedStore(directory, directory / "net-conf.json", history=10**6)
         with (directory / "journal").open("a") as journal:
             for number in range(nodes):
                 lease = await store.acquire(LeaseAttrs(IPv4Address("192.0.2.1") + number), None)

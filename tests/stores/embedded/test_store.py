@@ -13,12 +13,12 @@ from dataplane.errors import BadConfig, BadInput, OutOfSubnets, StoreError
 from dataplane.model import Lease, LeaseAttrs, LeaseGone, LeasePut
 from dataplane.stores.base import Store
 from dataplane.stores.choice import overlaps, span
-from dataplane.stores.embedded.store import LocalStore
+from dataplane.stores.embedded.store import EmbeddedStore
 from tests.stores.embedded.machine import Machine, leases, node, previous, run, ttl, watching
 
 
 def test_it_is_a_store(tmp_path: Path) -> None:
-    store: Store = LocalStore(tmp_path, tmp_path / "none")
+    store: Store = EmbeddedStore(tmp_path, tmp_path / "none")
     asyncio.run(store.close())
 
 

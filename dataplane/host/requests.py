@@ -20,7 +20,7 @@ from pyroute2 import IPRoute, NetlinkError
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
 
 from dataplane.errors import HostError, host_error
-from dataplane.host.monitor import watch_changes
+from dataplane.host.changes import watch_changes
 
 Result = TypeVar("Result")
 

@@ -13,7 +13,7 @@ import pytest
 
 from dataplane.errors import StoreError
 from dataplane.model import LeasePut, SecondWriter, Snapshot, WatchEvent
-from dataplane.stores.embedded.store import LocalStore, file_name
+from dataplane.stores.embedded.store import EmbeddedStore, file_name
 from tests.stores.embedded.machine import Machine, node, previous, run, watching
 
 Following = Callable[[], Awaitable[WatchEvent]]
@@ -147,7 +147,7 @@ def test_what_no_daemon_writes_is_no_second_node(tmp_path: Path) -> None:
     """Rubbish, and an address that is not ours: the lease is lost, which is told in another way."""
 
     async def test(machine: Machine) -> None:
-        one: LocalStore = machine.store()
+        one: EmbeddedStore = machine.store()
         lease = await one.acquire(node(1), None)
         async with watching(one) as following:
             for value in ('{"PublicIP":"192.0.2.9"}', "rubbish"):

@@ -114,7 +114,7 @@ class Server:
             return True
 
         try:
-            wait_for(answers, 20.0, "the API server to answer")
+            wait_for(answers, 90, "the API server to answer")
         except BaseException:
             self.kill()
             raise

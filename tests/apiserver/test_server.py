@@ -99,7 +99,7 @@ def test_a_version_that_is_not_there_yet_is_waited_for(three: Server) -> None:
     with ThreadPoolExecutor() as pool:
         listed = pool.submit(get, three, nodes, resourceVersion=5)
         read = pool.submit(get, three, f"{nodes}/a", resourceVersion=5)
-        wait_for(lambda: len(three.requests()) == 2, 5, "both to be asked")
+        wait_for(lambda: len(three.requests()) == 2, 90, "both to be asked")
         assert not listed.done() and not read.done()
         three.add_node("d")
         assert listed.result()["metadata"]["resourceVersion"] == "5"
@@ -243,7 +243,7 @@ def test_nobody_may_do_anything_while_rights_are_not_known(tmp_path: Path) -> No
         server.kill()
         server.start()
         assert get(server, nodes)["message"].endswith("at the cluster scope")
-        wait_for(lambda: "items" in get(server, nodes), 10, "the rights to be known")
+        wait_for(lambda: "items" in get(server, nodes), 90, "the rights to be known")
 
 
 def test_one_slow_answer(three: Server) -> None:
@@ -251,7 +251,7 @@ def test_one_slow_answer(three: Server) -> None:
     with ThreadPoolExecutor() as pool, watch(three, resourceVersion=4) as events:
         begun = time.monotonic()
         slow = pool.submit(get, three, f"{nodes}/a")
-        wait_for(lambda: len(three.requests()) == 2, 5, "it to be asked")
+        wait_for(lambda: len(three.requests()) == 2, 90, "it to be asked")
         get(three, nodes)
         three.add_node("d")
         assert told(next(events)) == ("ADDED", "d", 5)
@@ -303,5 +303,5 @@ def test_the_heartbeats_of_all(own_server: Server) -> None:
         seen = [told(next(events)) for _ in range(20)]
     assert [(what, name) for what, name, _ in seen] == [("MODIFIED", f"node-{number:05}") for number in range(1, 21)]
     # Two of each in a second, and then no more.
-    wait_for(lambda: server.version() > 21 + 30, 10, "the second heartbeats")
+    wait_for(lambda: server.version() > 21 + 30, 90, "the second heartbeats")
     assert server.version() <= 21 + 40

@@ -96,7 +96,7 @@ class CniHost:
             input=json.dumps(conf).encode() if text is None else text,
             env={name: value for name, value in variables.items() if value},
             capture_output=True,
-            timeout=20,
+            timeout=200,
             check=False,
             preexec_fn=_heed_signals,
         )

@@ -321,7 +321,7 @@ async def opened(*leases: Lease) -> Node:
 async def run_until(condition: Callable[[], bool], *work: Coroutine[Any, Any, None]) -> None:
     """Run endless tasks until `condition()` holds."""
     tasks = [asyncio.create_task(item) for item in work]
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(200):
         while not condition():
             for task in tasks:
                 if task.done():

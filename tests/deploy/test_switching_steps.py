@@ -122,7 +122,7 @@ def test_every_node_is_taken_over_one_after_the_other(tmp_path: Path, form: str)
     with serving(Cluster(tmp_path, forms[form])) as cluster:
         assert cluster.apply(forms[form].documents()).returncode == 0
         with cluster.bash(form, f"{commands(3)}\n{commands(4)}", tmp_path) as process:
-            _, said = process.communicate(timeout=60)
+            _, said = process.communicate(timeout=200)
         assert (process.returncode, said) == (0, "")
         assert cluster.taken == list(nodes)
         assert not [path for path in cluster.objects if "daemonsets" in path]

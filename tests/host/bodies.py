@@ -16,5 +16,5 @@ def run_in_namespaces(body: Callable[..., object], *words: str) -> None:
     """Run the body's file as a program, with the body's name and `words`; it says what failed."""
     unshare = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     command = [*unshare, sys.executable, "-m", body.__module__, body.__name__, *words]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

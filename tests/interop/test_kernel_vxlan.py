@@ -61,7 +61,7 @@ def captured(place: Place, expression: str, device: str = "eth0") -> Iterator[li
         try:
             assert any("listening on" in line for line in tcpdump.stderr)
             yield packets
-            tcpdump.wait(timeout=30)
+            tcpdump.wait(timeout=200)
         except subprocess.TimeoutExpired:
             pass  # fewer than three: the caller sees it
         finally:

@@ -22,7 +22,7 @@ env = subnet_env.SubnetEnv(IPv4Network("10.3.0.0/16"), IPv4Network("10.3.1.0/24"
 async def keep(path: Path, state: NodeState, until: Callable[[], bool]) -> None:
     work = asyncio.create_task(subnet_file.keep_subnet_file(path, env, state, WallClock()))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(200):
             while not until():  # noqa: ASYNC110 (a file has no event)
                 await asyncio.sleep(0.01)
     finally:

@@ -39,5 +39,5 @@ def transfer(
     """What was sent and what arrived, line by line."""
     with receiver(other, protocol, version, amount) as process:
         sent = one.run(*program("transfer", "send", protocol, other.address_of(version), amount, *segment)).stdout
-        came, _ = process.communicate(timeout=20)
+        came, _ = process.communicate(timeout=200)
     return sent.splitlines(), came.splitlines()

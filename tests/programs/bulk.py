@@ -13,7 +13,7 @@ port, cut = 7000, 1200
 payload = (b"\x08\0\0\0\0\0\1" + bytes(10)) * (500_000 if protocol == "tcp" else 2_800)
 kind = socket.SOCK_STREAM if protocol == "tcp" else socket.SOCK_DGRAM
 with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) as sock:
-    sock.settimeout(30)
+    sock.settimeout(200)
     if role == "send":
         sock.connect((address, port))
         if protocol == "udp":
@@ -26,7 +26,7 @@ with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, kind) 
             sock.listen()
         print("ready", flush=True)
         stream = sock.accept()[0] if protocol == "tcp" else sock
-        stream.settimeout(30)
+        stream.settimeout(200)
         came = b""
         while len(came) < len(payload):
             came += stream.recv(1 << 20)

@@ -65,7 +65,7 @@ def run_until(state: NodeState, task: Task, check: Callable[[], Awaitable[None]]
     """Run the task until it stays, make the check, and end it."""
 
     async def test() -> None:
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(200), asyncio.TaskGroup() as group:
             spawn(group, "example", state, task.run)
             await task.running.wait()
             await check()
@@ -108,7 +108,7 @@ def test_one_failure_is_a_note_that_goes_away(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize("error", [LeaseLost("gone"), BadInput("wrong"), ExceptionGroup("group", [LeaseLost("gone")])])
 def test_what_a_daemon_cannot_live_with_ends_it(error: Exception) -> None:
     async def test() -> None:
-        async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(200), asyncio.TaskGroup() as group:
             spawn(group, "example", NodeState(), Task(error).run)
 
     with pytest.raises(ExceptionGroup) as ended:

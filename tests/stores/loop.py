@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import uvloop
 
 Result = TypeVar("Result")
-limit_s = 40
+limit_s = 200
 
 
 def run(work: Coroutine[Any, Any, Result]) -> Result:

@@ -175,5 +175,5 @@ with IPRoute() as netlink:
         print(made.attach(netlink, int(sys.argv[1])), made.is_attached(netlink, int(sys.argv[1])))
 """
     words = ["setpriv", f"--bounding-set={held}", f"--inh-caps={held}", sys.executable, "-c", code, str(index)]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=200)
     assert done.stdout == "clsact True\nclsact True\n", done.stderr

@@ -74,7 +74,7 @@ class Siege:
         macs = [each.run("cat", "/sys/class/net/eth0/address").stdout.strip() for each in (self.target, place)]
         lines = "\n".join(bytes(Ether(dst=macs[0], src=macs[1]) / packet).hex() for packet in packets)
         words = program("raw_frames", "eth0")
-        subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
+        subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=200)
 
     def send(
         self, place: Place, version: int, datagrams: list[bytes], port: int = 8472, *, train: bool = False
@@ -86,7 +86,7 @@ class Siege:
         lines = "\n".join(f"data {datagram.hex()}" for datagram in datagrams)
         if train:
             lines = " ".join(["train", *(datagram.hex() for datagram in datagrams)])
-        subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=30)
+        subprocess.run(inside_of(place.name, words), input=lines, text=True, check=True, timeout=200)
 
 
 @contextmanager

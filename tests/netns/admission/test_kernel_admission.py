@@ -76,7 +76,7 @@ def test_a_train_counts_as_its_datagrams(siege: Siege, version: int) -> None:
     """The filter sees them once."""
     before, datagrams = refused(siege.target), [vxlan(siege.frame(version))] * 7
     siege.send(siege.stranger, version, datagrams, train=True)
-    wait_for(lambda: refused(siege.target) != before, 5, "the train to be dropped")
+    wait_for(lambda: refused(siege.target) != before, 90, "the train to be dropped")
     assert refused(siege.target) - before == {"receive_unknown_sender": 7}
 
 
@@ -84,7 +84,7 @@ def test_a_train_counts_as_its_datagrams(siege: Siege, version: int) -> None:
 def test_a_leased_peers_train_is_heard(siege: Siege, version: int) -> None:
     before = udp_received(siege.target.pods[0], version)
     siege.send(siege.liar, version, [vxlan(siege.frame(version))] * 7, train=True)
-    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 7, 5, "seven datagrams")
+    wait_for(lambda: udp_received(siege.target.pods[0], version) == before + 7, 90, "seven datagrams")
 
 
 @versions

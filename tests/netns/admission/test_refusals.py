@@ -68,7 +68,12 @@ class Siege:
         port = "8285" if self.backend == "udp" else "8472"
         words = program("attacker", 4, source, self.target.address, port)
         done = subprocess.run(
-            inside_of(place.name, words), input="\n".join(lines), capture_output=True, text=True, check=True, timeout=60
+            inside_of(place.name, words),
+            input="\n".join(lines),
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=200,
         )
         return int(done.stdout)
 

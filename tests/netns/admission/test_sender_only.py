@@ -154,7 +154,9 @@ def test_what_somebody_changes_is_put_back_and_counted(siege: Siege, version: in
     stranger = (underlay_address if version == 4 else underlay_address6)(stranger_number)
     before = status(siege)
     siege.target.run("nft", change.format(table=tables[version], stranger=stranger))
-    wait_for(lambda: status(siege)["events"].get("repairs", 0) > before["events"].get("repairs", 0), 9, "a repair")
+    wait_for(
+        lambda: status(siege)["events"].get("repairs", 0) > before["events"].get("repairs", 0), 9, "a repair"
+    )  # by the notice: the timer is 10 s
     after = status(siege)
     assert after["drops"]["receive_unknown_sender"] >= before["drops"]["receive_unknown_sender"]
     expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 2, "receive_unknown_sender")
@@ -177,7 +179,7 @@ def test_by_iptables_where_there_is_no_nft(siege: Siege, multi: str) -> None:
         expect_dropped(siege, siege.stranger, version, datagrams, "receive_unknown_sender")
         expect_other_tunnels_left_alone(siege, version)
         siege.target.run(f"/usr/sbin/{multi}", tool, "-t", "mangle", "-F", f"DP-{devices[version]}")
-    wait_for(lambda: status(siege)["events"].get("repairs", 0) >= 2, 60, "both repairs")
+    wait_for(lambda: status(siege)["events"].get("repairs", 0) >= 2, 90, "both repairs")
     for version in tools:
         expect_dropped(siege, siege.stranger, version, [vxlan(siege.frame(version))] * 3, "receive_unknown_sender")
     siege.target.stop_daemon()

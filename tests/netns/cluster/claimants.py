@@ -79,7 +79,7 @@ class LocalLedger(Ledger):
         self._run("DELETE FROM lease WHERE subnet IS ? AND ipv6_subnet IS ?", self._columns(lease))
 
     def _run(self, statement: str, values: tuple[str | None, ...]) -> None:
-        with closing(sqlite3.connect(self._path, timeout=30)) as connection, connection:
+        with closing(sqlite3.connect(self._path, timeout=200)) as connection, connection:
             assert connection.execute(statement, values).rowcount == 1
 
     @staticmethod

@@ -63,7 +63,7 @@ class EtcdCluster(StoreCluster):
 
     def call(self, work: Coroutine[Any, Any, Value]) -> Value:
         """Run something in the relay's event loop."""
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=30)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=200)
 
     def tell(self, change: Callable[[Relay], None]) -> None:
         """Change how the relay behaves."""

@@ -155,7 +155,7 @@ def test_a_second_spelling_takes_nothing_over(tmp_path: Path) -> None:
                 status = node.status() or {"refused_leases": []}
                 return len(status["refused_leases"]) == len(names)
 
-            wait_for(all_refused, 60, f"{node.label} to refuse all others")
+            wait_for(all_refused, 90, f"{node.label} to refuse all others")
             status = node.status() or {}
             assert {peer["public_ip"] for peer in status["peers"] if peer["subnet"] == _subnet(number)} == {
                 json.loads(value)["PublicIP"]

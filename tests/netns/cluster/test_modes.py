@@ -158,7 +158,7 @@ def test_systemd_is_told_of_start_life_and_end(labs: list[Lab], tmp_path: Path) 
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service:
         service.bind(str(path))
-        service.settimeout(60)
+        service.settimeout(200)
         node.start_daemon(environment={"NOTIFY_SOCKET": str(path), "WATCHDOG_USEC": "400000"})
 
         def told(wanted: str) -> str:

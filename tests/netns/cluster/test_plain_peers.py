@@ -102,7 +102,7 @@ def test_a_plain_peer_gets_all(make_lab: MakeLab, backend: str) -> None:
             assert receiving.stdout is not None
             assert receiving.stdout.readline() == "ready\n"
             sent = sender.run(*program("transfer", "send", "tcp", receiver.address, amount)).stdout
-            came, _ = receiving.communicate(timeout=30)
+            came, _ = receiving.communicate(timeout=200)
         assert came == sent
     too_large, count = peer.datagrams()
     probes = status_of(ours)["counters"]["tunnel_sends"]

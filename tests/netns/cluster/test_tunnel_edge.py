@@ -126,7 +126,7 @@ def test_neighbours_that_go_and_come_anew(cluster: Lab, version: int) -> None:
                 for node in cluster.nodes:
                     node.batch("neigh flush dev eth0")
             assert sending.wait(20) == 0
-        came, _ = process.communicate(timeout=20)
+        came, _ = process.communicate(timeout=200)
     assert came.split()[0] == str(amount)
     assert tunnel_sends(one) - before > 1000
 

@@ -32,7 +32,7 @@ manifest_conflist: Mapping[str, Any] = {
     ],
 }
 """What flannel's manifest has, in a version that has CHECK."""
-_limit_s = 30.0
+_limit_s = 200.0
 _numbers = itertools.count(1)
 
 

@@ -35,7 +35,7 @@ def bare() -> Iterator[Path]:
         root = Path(name)
         bin_dir = root / "opt" / "cni" / "bin"
         (root / "proc").mkdir()
-        run(None, sys.executable, "-m", "dataplane", "install-cni", "--runtime", f"--bin-dir={bin_dir}", timeout=60)
+        run(None, sys.executable, "-m", "dataplane", "install-cni", "--runtime", f"--bin-dir={bin_dir}", timeout=200)
         run(None, "gcc", "-static", "-w", "-x", "c", "-o", str(bin_dir / "echo"), "-", given=delegate)
         (root / "subnet.env").write_text(subnet_env)
         run(None, "mount", "-t", "proc", "proc", str(root / "proc"))
@@ -97,7 +97,7 @@ def test_installing_anew_leaves_one_runtime(bare: Path) -> None:
     (before,) = bin_dir.glob(".flannel-runtime*")
     old = before.rename(bin_dir / ".flannel-runtime-0000000000000000")
     command = (sys.executable, "-m", "dataplane", "install-cni", f"--bin-dir={bin_dir}")
-    run(None, *command, "--runtime", timeout=60)
+    run(None, *command, "--runtime", timeout=200)
     assert not old.exists()
     assert list(bin_dir.glob(".flannel-runtime*")) == [before]  # the same content has the same name
     assert plugin(bare, "VERSION", b"").returncode == 0

@@ -106,13 +106,13 @@ def test_the_daemon_works_with_what_the_pod_has(tmp_path: Path, datapath: str, t
         ours, other = lab.pods
         assert ours.ping(other).ok and other.ping(ours).ok and ours.ping(other, 6).ok
         assert {device["admission"] for device in (node.status() or {})["devices"]} == {admission[datapath]}
-        wait_for(lambda: probe(node, "/readyz") == (200, "flanneld is ready"), 10, "the pod to be ready")
+        wait_for(lambda: probe(node, "/readyz") == (200, "flanneld is ready"), 90, "the pod to be ready")
 
         server.kill()
-        wait_for(lambda: probe(node, "/readyz") == (503, "flanneld is not ready yet"), 60, "the store to be missed")
+        wait_for(lambda: probe(node, "/readyz") == (503, "flanneld is not ready yet"), 90, "the store to be missed")
         assert probe(node, "/healthz") == (200, "flanneld is running")
         server.start()
-        wait_for(lambda: probe(node, "/readyz")[0] == 200, 60, "the store to be found again")
+        wait_for(lambda: probe(node, "/readyz")[0] == 200, 90, "the store to be found again")
         assert node.stop_daemon(pod["terminationGracePeriodSeconds"]) == 0
         refused = [line for line in node.log().splitlines() if re.search("Read-only|not permitted|denied", line)]
         assert refused == []

@@ -180,7 +180,7 @@ def test_nothing_of_the_way_before_stays() -> None:
             if old.wire == new.wire:
                 pods_reach_each_other(lab, f"{step}, one node of two")
             elif (old.backend, old.vni) != (new.backend, new.vni):  # a port is in no lease
-                wait_for(lambda n=near: "lease" in str((n.status() or {}).get("problems")), 60, f"a word of it, {step}")
+                wait_for(lambda n=near: "lease" in str((n.status() or {}).get("problems")), 90, f"a word of it, {step}")
             log_of_far = restart(far, new)
             lab.wait_converged(60)
             pods_reach_each_other(lab, step)

@@ -199,13 +199,13 @@ def test_a_second_daemon_in_the_same_run_dir_is_refused(make_lab: MakeLab, backe
     try:
         node.start_daemon()
         assert node.process is not None
-        assert node.process.wait(timeout=30) == 1
+        assert node.process.wait(timeout=200) == 1
     finally:
         node.process = first
     assert "is in use by another daemon" in node.log()
     assert first.poll() is None
     first.send_signal(signal.SIGTERM)
-    assert first.wait(timeout=30) == 0
+    assert first.wait(timeout=200) == 0
 
 
 @backends
@@ -228,7 +228,7 @@ def test_a_second_daemon_of_the_same_overlay_or_subnet_file_is_refused(
     try:
         node.start_daemon(*(f"{flag}={value}" for flag, value in another.items()))
         assert node.process is not None
-        assert node.process.wait(timeout=30) == 1
+        assert node.process.wait(timeout=200) == 1
     finally:
         node.process = first
     refused = str(subnet_file) if what == "subnet file" else "flannel.1" if backend == "vxlan" else "10.244.0.0/16"

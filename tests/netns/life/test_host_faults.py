@@ -58,4 +58,4 @@ def test_no_call_of_the_host_that_fails_for_a_while_ends_the_daemon(mode: str) -
         lab.wait_converged()
         for version in (4, 6):
             for one, other in (lab.pods, lab.pods[::-1]):
-                wait_for(lambda o=one, p=other, v=version: o.ping(p, v, count=1, wait_s=0.3).ok, 15, "the pods")
+                wait_for(lambda o=one, p=other, v=version: o.ping(p, v, count=1, wait_s=0.3).ok, 90, "the pods")

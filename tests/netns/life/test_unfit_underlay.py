@@ -36,7 +36,7 @@ def fit_again(lab: Lab, pid: int) -> None:
     assert (node.process.pid, node.process.poll()) == (pid, None)
     for version in (4, 6):
         for one, other in (lab.pods, lab.pods[::-1]):
-            wait_for(lambda o=one, p=other, v=version: o.ping(p, v, count=1, wait_s=0.3).ok, 15, "the pods")
+            wait_for(lambda o=one, p=other, v=version: o.ping(p, v, count=1, wait_s=0.3).ok, 90, "the pods")
 
 
 def restore(node: DaemonNode) -> None:

@@ -114,7 +114,7 @@ class Field:
         lines = [f"data {datagram.hex()}"] * singles + [" ".join(["train", *[datagram.hex()] * segments])] * trains
         script = program("attacker", self.outer, self.address(number), self.address(1), self.port)
         words = inside_of(place.name, script)
-        done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(words, input="\n".join(lines), capture_output=True, text=True, check=True, timeout=200)
         return int(done.stdout)
 
     def send_raw(self, packets: list[Packet]) -> None:
@@ -122,7 +122,7 @@ class Field:
         macs = [each.run("cat", "/sys/class/net/eth0/address").stdout.strip() for each in (self.target, self.liar)]
         lines = "\n".join(bytes(Ether(dst=macs[0], src=macs[1]) / packet).hex() for packet in packets)
         words = inside_of(self.liar.name, program("raw_frames", "eth0"))
-        subprocess.run(words, input=lines, text=True, check=True, timeout=30)
+        subprocess.run(words, input=lines, text=True, check=True, timeout=200)
 
     # Pod to underlay
 
@@ -164,7 +164,7 @@ class Field:
             return sum(ended().values()) >= offered
 
         try:
-            wait_for(all_ended, 20, f"{offered} packets to be delivered or counted")
+            wait_for(all_ended, 90, f"{offered} packets to be delivered or counted")
         except BaseException:
             print("ended:", ended())
             raise

@@ -75,7 +75,7 @@ async def watching(store: Store) -> AsyncIterator[Callable[[], Awaitable[WatchEv
     events = store.watch()
 
     async def following() -> WatchEvent:
-        return await asyncio.wait_for(anext(events), 30)
+        return await asyncio.wait_for(anext(events), 200)
 
     try:
         yield following

@@ -176,7 +176,7 @@ def test_the_event_loop_goes_on_while_the_store_waits(tmp_path: Path) -> None:
                 await asyncio.sleep(0.001)
             assert not waiting.done()
             sql.execute("ROLLBACK")
-        assert (await asyncio.wait_for(waiting, 30)).key == lease.key
+        assert (await asyncio.wait_for(waiting, 200)).key == lease.key
 
     run(tmp_path, test)
 

@@ -116,7 +116,7 @@ class Server:
     def _ctl_run(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = ["etcdctl", f"--endpoints={self.url}", *self._ctl, *words]
         environment = {**os.environ, "ETCDCTL_API": "3"}
-        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=20)
+        return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=200)
 
 
 @dataclass(frozen=True, slots=True)

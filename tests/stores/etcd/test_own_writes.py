@@ -51,7 +51,7 @@ class Daemon:
         mark = IPv4Address(next(marks))
         await asyncio.to_thread(self._place.put, marker, f'{{"PublicIP":"{mark}"}}', "--command-timeout=20s")
         events: list[WatchEvent] = []
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(200):
             async for event in self._events:
                 events.append(event)
                 if isinstance(event, Snapshot) and any(lease.key == marker for lease in event.leases):

@@ -146,7 +146,7 @@ def test_nothing_but_ours_is_written_to_standard_error(tls_server: Server, paper
         "asyncio.run(main())\n"
     )
     words = [sys.executable, "-c", program, tls_server.url, f"{papers}/ca.pem"]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=200)
     assert "client certificate" in done.stdout and done.stderr == ""
 
 

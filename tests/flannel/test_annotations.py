@@ -1,4 +1,4 @@
-"""A Node's annotations as a lease: prefixes, flannel's texts both ways, and hostile ones.
+"""A Node's annotations as a lease: flannel's texts both ways, and hostile ones.
 
 Facts: flannel.md sections 3.1 to 3.4.
 """
@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from dataplane.errors import BadInput, BadLease
 from dataplane.flannel.annotations import Facts, own_addresses, read_lease, wanted
 from dataplane.model import Lease, LeaseAttrs, NetConf
-from dataplane.stores.kube.access import read_access, read_prefix
 from tests.flannel.nodes import mac, only4, vxlan_texts
 
 dual = NetConf(
@@ -24,41 +23,6 @@ dual = NetConf(
     backend_type="vxlan",
 )
 only6 = NetConf(ipv6_network=IPv6Network("fd00:244::/48"), enable_ipv4=False, enable_ipv6=True, backend_type="vxlan")
-
-
-@pytest.mark.parametrize(
-    ("text", "name"),
-    [
-        ("flannel.alpha.coreos.com", "flannel.alpha.coreos.com/backend-type"),
-        ("org.com", "org.com/backend-type"),
-        ("org.com/", "org.com/backend-type"),
-        ("org.com/9", "org.com/9-backend-type"),
-        ("org.com/9-", "org.com/9-backend-type"),
-        ("org.com/our_word", "org.com/our_word-backend-type"),
-        ("sub.org.com/a-b", "sub.org.com/a-b-backend-type"),
-    ],
-)
-def test_a_prefix_becomes_names(text: str, name: str) -> None:
-    assert read_prefix(text) + "backend-type" == name
-
-
-@pytest.mark.parametrize(
-    "text", ["", "org", "org/word", "org.com/a/b", "Org.com", "org.com/A", "org..com", "/x", "org.com/a b"]
-)
-def test_a_wrong_prefix_is_refused(text: str) -> None:
-    with pytest.raises(BadInput, match="--kube-annotation-prefix"):
-        read_prefix(text)
-
-
-def test_without_a_node_there_is_no_access() -> None:
-    with pytest.raises(BadInput, match="env variables POD_NAME and POD_NAMESPACE must be set"):
-        read_access({"POD_NAME": "x"})
-    with pytest.raises(BadInput, match="NODE_NAME is '../x'"):
-        read_access({"NODE_NAME": "../x"})
-    with pytest.raises(BadInput, match="--kube-api-url 'example:6443' is no URL"):
-        read_access({"NODE_NAME": "n"}, api_url="example:6443")
-    access = read_access({"POD_NAME": "p", "POD_NAMESPACE": "kube-flannel"}, prefix="org.com/9")
-    assert (access.node_name, access.pod_name, access.prefix) == ("", "p", "org.com/9-")
 
 
 def attrs(family: str) -> LeaseAttrs:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dataplane.errors import BadInput, StoreError
+from dataplane.stores.kube.access import read_access, read_prefix
 from tests.apiserver.access import Rule
 from tests.apiserver.process import Server, service_account
 from tests.stores.kube.own_node import acquire, flannels
@@ -90,3 +91,38 @@ def test_a_kubeconfig_that_cannot_be_used_is_named(server: Server, tmp_path: Pat
     with pytest.raises(BadInput, match=error) as caught:
         store_of(server, "us", tmp_path, kubeconfig=path)
     assert f"--kubeconfig-file {path}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("flannel.alpha.coreos.com", "flannel.alpha.coreos.com/backend-type"),
+        ("org.com", "org.com/backend-type"),
+        ("org.com/", "org.com/backend-type"),
+        ("org.com/9", "org.com/9-backend-type"),
+        ("org.com/9-", "org.com/9-backend-type"),
+        ("org.com/our_word", "org.com/our_word-backend-type"),
+        ("sub.org.com/a-b", "sub.org.com/a-b-backend-type"),
+    ],
+)
+def test_a_prefix_becomes_names(text: str, name: str) -> None:
+    assert read_prefix(text) + "backend-type" == name
+
+
+@pytest.mark.parametrize(
+    "text", ["", "org", "org/word", "org.com/a/b", "Org.com", "org.com/A", "org..com", "/x", "org.com/a b"]
+)
+def test_a_wrong_prefix_is_refused(text: str) -> None:
+    with pytest.raises(BadInput, match="--kube-annotation-prefix"):
+        read_prefix(text)
+
+
+def test_without_a_node_there_is_no_access() -> None:
+    with pytest.raises(BadInput, match="env variables POD_NAME and POD_NAMESPACE must be set"):
+        read_access({"POD_NAME": "x"})
+    with pytest.raises(BadInput, match="NODE_NAME is '../x'"):
+        read_access({"NODE_NAME": "../x"})
+    with pytest.raises(BadInput, match="--kube-api-url 'example:6443' is no URL"):
+        read_access({"NODE_NAME": "n"}, api_url="example:6443")
+    access = read_access({"POD_NAME": "p", "POD_NAMESPACE": "kube-flannel"}, prefix="org.com/9")
+    assert (access.node_name, access.pod_name, access.prefix) == ("", "p", "org.com/9-")

@@ -94,7 +94,7 @@ class Database:
     """A connection, to be used in the thread that made it.
 
     Args:
-        path: the database file, its owner's alone (see local_directory).
+        path: the database file, its owner's alone (see directory).
         ttl: seconds, the longest that a lease of an earlier boot may still live.
         create: whether it and its directory are made when missing.
     Raises:

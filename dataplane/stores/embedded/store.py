@@ -3,7 +3,7 @@
 What must stay true: everything that decides over a subnet happens in one write transaction (look, choose, put), so
 a subnet is never given twice, whatever is killed and when; a lease that was returned to a caller is on the disk.
 A node is known by its public IPv4 address (IPv6 where the overlay has no IPv4). A reservation, a lease without an
-end, stays one however often it is reused or renewed. Time: see local_database.
+end, stays one however often it is reused or renewed. Time: see database.
 """
 
 from __future__ import annotations

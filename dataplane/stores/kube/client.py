@@ -2,7 +2,7 @@
 
 The requests are our own, since lightkube's watch has no bookmarks, begins again by itself without a list, and waits for ever on
 a connection that is dead (docs/decisions/0014). What must stay true: every failure is a `StoreError`, and costs no other request
-anything; after one the next request uses a new connection (kube_connections.py); a peer that vanished is noticed by TCP within
+anything; after one the next request uses a new connection (connections.py); a peer that vanished is noticed by TCP within
 half a minute, a watch in which nothing comes within little more than the minute in which a bookmark is due.
 """
 

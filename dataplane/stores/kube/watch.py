@@ -5,7 +5,7 @@ What must stay true: no change is skipped for good, whatever the server does, an
 - A connection that broke goes on where it was, without a list: ten thousand daemons that list at once would keep an API server
   down. Versions alone do not tell whether there the server's history is still ours: etcd may have been put
   back from a backup, and new writes may have passed our version since. So we go on from the newest change that the server still has
-  as we saw it (kube_position.py); where it has none of the last few, or is not at our version any more, we list.
+  as we saw it (position.py); where it has none of the last few, or is not at our version any more, we list.
 - The version is too old (410, as an answer or as an event): list again.
 - A watch that brings nothing is none: a bookmark is due every minute and at the end of each.
 - A version that goes back means another history.

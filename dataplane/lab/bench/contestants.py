@@ -87,7 +87,7 @@ class Contestant:
 
     def __init__(self, name: str, underlay: Cable | Wire, tools: Tools | None) -> None:
         self.name = name
-        # The kernel's node has no firewall rules either.
+        # The kernel's node has no such rules. Ours keeps the one against forged encapsulation, which is part of it.
         self.lab = Lab(
             net_conf("udp" if name == "dataplane-udp" else "vxlan"),
             options=("--iptables-forward-rules=false",),

@@ -36,6 +36,7 @@ from many_leases import conf, good
 from dataplane import core
 from dataplane.backends import DevicePlan, Plan, from_conf
 from dataplane.control.loop import Control
+from dataplane.control.watching import Watching
 from dataplane.host.netlink import Host
 from dataplane.keepers.base import Keeper
 from dataplane.keepers.device import TunDevice
@@ -235,6 +236,8 @@ class Renewing:
 class SimulatedStore:
     """The watch of a store that says what it is told to."""
 
+    first_delay_s = 1.0  # after a failure, of which there is none
+
     def __init__(self) -> None:
         self.news = asyncio.Event()
         self.events: list[WatchEvent] = []
@@ -287,7 +290,8 @@ async def measure(shape: str, leases: int, wanted: Collection[str]) -> None:
     state, clock, host, store, probe = NodeState(), WallClock(), Host(), SimulatedStore(), Probe()
     control = _control(host, state, clock)
     await control.open()
-    tasks = [asyncio.create_task(work) for work in (control.watch(store), control.program())]  # type: ignore[arg-type]
+    watching = Watching(store, control.slices, state, clock)  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(work) for work in (watching.watch(), control.program())]
 
     def entries(round_: int) -> list[Entry]:
         return [make(number, round_) for number in collector.settling(range(1, leases + 1))]

@@ -10,7 +10,7 @@ conf = NetConf(network=IPv4Network("8.0.0.0/6"), subnet_len=24, backend_type="vx
 
 
 def good(number: int, round_: int = 0) -> Lease:
-    """Return a lease like any other; each round gives a node another address and VTEP MAC."""
+    """A lease like any other; each round gives a node another address and VTEP MAC."""
     mac = f"02:00:{round_:02x}:{number >> 16:02x}:{number >> 8 & 255:02x}:{number & 255:02x}"
     public = IPv4Address("172.16.0.0") + number + (round_ << 18)
     attrs = LeaseAttrs(public, None, "vxlan", {"VNI": 1, "VtepMAC": mac})

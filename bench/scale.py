@@ -26,6 +26,7 @@ import uvloop
 
 from dataplane.backends import DevicePlan, Plan, from_conf
 from dataplane.control.loop import Control
+from dataplane.control.watching import Watching
 from dataplane.daemon.datapath import choose_datapath
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Host
@@ -57,6 +58,8 @@ def lease(number: int, backend: str, round_: int = 0) -> Lease:
 class SimulatedStore:
     """The watch of a store that says what it is told to."""
 
+    first_delay_s = 1.0  # after a failure, of which there is none
+
     def __init__(self) -> None:
         self.queue: asyncio.Queue[WatchEvent] = asyncio.Queue()
 
@@ -78,7 +81,8 @@ async def measure(mode: str, peers: int) -> dict[str, float]:
     own = replace(lease(60_000, backend_type), attrs=backend.lease_attrs(own_address, None, macs))
     control = _control(conf, own, host, state, clock, external)
     await control.open()
-    tasks = [asyncio.create_task(work) for work in (control.watch(store), control.program())]  # type: ignore[arg-type]
+    watching = Watching(store, control.slices, state, clock)  # type: ignore[arg-type]
+    tasks = [asyncio.create_task(work) for work in (watching.watch(), control.program())]
     listed = Snapshot((own, *(lease(number, backend_type) for number in range(1, peers + 1))))
 
     begun = time.perf_counter()

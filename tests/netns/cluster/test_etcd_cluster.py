@@ -151,11 +151,12 @@ def test_a_second_spelling_takes_nothing_over(tmp_path: Path) -> None:
         cluster.lab.daemons[1].start_daemon()
         for node in cluster.lab.daemons:
 
-            def all_refused(node: DaemonNode = node) -> bool:
-                status = node.status() or {"refused_leases": []}
-                return len(status["refused_leases"]) == len(names)
+            def all_judged(node: DaemonNode = node) -> bool:
+                status = node.status() or {"refused_leases": [], "peers": []}
+                known = {peer["subnet"] for peer in status["peers"]}  # of the core's table: after the refusals
+                return len(status["refused_leases"]) == len(names) and _subnet(number) in known
 
-            wait_for(all_refused, 90, f"{node.label} to refuse all others")
+            wait_for(all_judged, 90, f"{node.label} to refuse all others")
             status = node.status() or {}
             assert {peer["public_ip"] for peer in status["peers"] if peer["subnet"] == _subnet(number)} == {
                 json.loads(value)["PublicIP"]

@@ -20,6 +20,7 @@ from dataplane.lab.commands import inside_of, wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.lab.topology import Place, Pod, underlay_address, underlay_address6
 from tests.programs import program
+from tests.traffic import udp_counter
 
 stranger_number = 9
 versions = pytest.mark.parametrize("version", [4, 6])
@@ -109,11 +110,7 @@ def vxlan(frame: bytes, vni: int = 1, flags: int = 8) -> bytes:
 
 def udp_received(pod: Pod, version: int) -> int:
     """Datagrams that came to a port that nobody has."""
-    text = pod.run("cat", "/proc/net/snmp" if version == 4 else "/proc/net/snmp6").stdout
-    if version == 6:
-        return int(dict(line.split() for line in text.splitlines())["Udp6NoPorts"])
-    names, values = (line.split() for line in text.splitlines() if line.startswith("Udp:"))
-    return int(dict(zip(names, values, strict=True))["NoPorts"])
+    return udp_counter(pod, version, "NoPorts")
 
 
 def refused(node: DaemonNode) -> Counter[str]:

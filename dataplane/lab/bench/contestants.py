@@ -7,6 +7,7 @@ a contestant that is not measured is idle.
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -78,14 +79,15 @@ class Contestant:
     """One data plane between two pods; a context manager is the lab inside.
 
     Args:
-        name: a key of `metrics.contestants`.
+        name: a key of `metrics.contestants`, or any for an installation of its own.
         underlay: what joins the nodes, not used by anybody else.
         tools: needed for "plain" only.
+        python: of the installation whose daemon is measured; "": this one's.
     Raises:
         LabError: it did not come up, or its pods do not reach each other, with the daemons' logs.
     """
 
-    def __init__(self, name: str, underlay: Cable | Wire, tools: Tools | None) -> None:
+    def __init__(self, name: str, underlay: Cable | Wire, tools: Tools | None, python: str = "") -> None:
         self.name = name
         # The kernel's node has no such rules. Ours keeps the one against forged encapsulation, which is part of it.
         self.lab = Lab(
@@ -94,13 +96,13 @@ class Contestant:
             underlay=underlay,
         )
         try:
-            self._build(underlay, tools)
+            self._build(underlay, tools, python)
             self._prove()
         except BaseException:
             self.lab.close()
             raise
 
-    def _build(self, underlay: Cable | Wire, tools: Tools | None) -> None:
+    def _build(self, underlay: Cable | Wire, tools: Tools | None, python: str) -> None:
         lab = self.lab
         if self.name == "bare":
             lab.nodes += [BareNode(underlay, number, lab.directory) for number in (1, 2)]
@@ -111,6 +113,8 @@ class Contestant:
                 lab.add("kernel" if self.name == "kernel" else "dataplane")
         underlay.finish(lab.nodes)
         for daemon in lab.daemons:
+            if python:  # in the place of the first word, which is our own
+                daemon.wrapper = ("sh", "-c", f'shift; exec {shlex.quote(python)} "$@"', "sh")
             daemon.start_daemon()
         for daemon in lab.daemons:
             daemon.wait_ready()

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from dataplane.bpf import calls
@@ -32,6 +32,7 @@ class Plan:
     Attributes:
         seed: of the random order.
         patience_s: how long a run waits at most, all in all, for others to leave the processors.
+        installed: the Pythons of contestants that are other installations of ours, by name.
     """
 
     underlays: Sequence[str]
@@ -44,6 +45,7 @@ class Plan:
     rtt_seconds: float
     seed: int
     patience_s: float
+    installed: Mapping[str, str] = field(default_factory=dict)
 
 
 class Suite:
@@ -111,7 +113,8 @@ class Suite:
         standing = []
         for name in self.plan.contestants:
             try:
-                contestant = Contestant(name, kinds[underlay](), self._bench.tools)
+                python = self.plan.installed.get(name, "")
+                contestant = Contestant(name, kinds[underlay](), self._bench.tools, python)
             except DataplaneError as error:
                 self._fail(f"{underlay}: {name} did not come up: {error}")
                 continue

@@ -85,6 +85,7 @@ class DaemonNode(Node):
 
     Attributes:
         wrapper: words before the daemon's command: what takes rights away from it.
+        python: that runs the daemon; another installation's runs that one's.
     """
 
     kind = "dataplane"
@@ -108,6 +109,7 @@ class DaemonNode(Node):
         self.log_path = self.directory / "daemon.log"
         self.process: subprocess.Popen[bytes] | None = None
         self.wrapper: tuple[str, ...] = ()
+        self.python = sys.executable
         self._flags = (
             "--iface=eth0",
             f"--lease-dir={lease_dir}",
@@ -127,7 +129,7 @@ class DaemonNode(Node):
             raise LabError(f"the daemon of {self.label} runs already")
         self._started = time.time()
         variables = [f"{name}={value}" for name, value in (self._environment | dict(environment or {})).items()]
-        words = (*(("env", *variables) if variables else ()), sys.executable, "-m", "dataplane", "run")
+        words = (*(("env", *variables) if variables else ()), self.python, "-m", "dataplane", "run")
         with self.log_path.open("ab") as log:
             self.process = self.start(*self.wrapper, *words, *self._flags, *options, output=log)
 

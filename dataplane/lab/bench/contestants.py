@@ -7,7 +7,6 @@ a contestant that is not measured is idle.
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -113,9 +112,9 @@ class Contestant:
                 lab.add("kernel" if self.name == "kernel" else "dataplane")
         underlay.finish(lab.nodes)
         for daemon in lab.daemons:
-            if python:  # in the place of the first word, which is our own
-                daemon.wrapper = ("sh", "-c", f'shift; exec {shlex.quote(python)} "$@"', "sh")
-            daemon.start_daemon()
+            daemon.python = python or daemon.python
+            # The directory that we are in may be a source tree: `-m` would take that.
+            daemon.start_daemon(environment={"PYTHONSAFEPATH": "1"} if python else None)
         for daemon in lab.daemons:
             daemon.wait_ready()
         for node in lab.nodes:

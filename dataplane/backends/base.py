@@ -2,26 +2,20 @@
 
 A backend turns the network configuration into ways to the peers (`Plan`, mostly with a device: `DevicePlan`), our own addresses into what we publish
 (`LeaseAttrs`), and somebody's lease into forwarding entries (`Peer`). What must stay true: a lease is hostile until
-checked here, and each one that cannot be used is a `BadLease` that says why (quoting little of it), never another
+checked (`peers.py`), and each one that cannot be used is a `BadLease` that says why (quoting little of it), never another
 error.
 """
 
 from __future__ import annotations
 
-import reprlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface
 from typing import Any, ClassVar, Literal, Self
 
-from dataplane.errors import BadConfig, BadLease, OursClaimed
+from dataplane.errors import BadConfig, BadLease
 from dataplane.model import IPAddress, IPNetwork, Lease, LeaseAttrs, NetConf, Peer, VxlanLink
-
-ipv4_minimum_mtu = 68  # RFC 791
-ipv6_minimum_mtu = 1280  # RFC 8200 section 5; Linux takes IPv6 off a link below it
-largest_mtu = 65535
-largest_port = 65535
 
 _no_mac = bytes(6)
 
@@ -217,48 +211,11 @@ class Backend(ABC):
         return ""
 
 
-def read_integer(conf: NetConf, field: str, default: int, lowest: int, highest: int) -> int:
-    """Return an integer option of the Backend object; raises `BadConfig`. `field` is spelt as in flannel's docs."""
-    value = conf.backend_options.get(field.lower())
-    if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or not lowest <= value <= highest:
-        raise BadConfig(f"Backend.{field}: {value!r}; allowed: an integer from {lowest} to {highest}")
-    return value
-
-
-def read_boolean(conf: NetConf, field: str) -> bool:
-    """Return a boolean option of the Backend object, false by default; raises `BadConfig`."""
-    value = conf.backend_options.get(field.lower())
-    if value is None:
-        return False
-    if not isinstance(value, bool):
-        raise BadConfig(f"Backend.{field}: {value!r}; allowed: true or false")
-    return value
-
-
-def check_mtu(what: str, mtu: int, carries_ipv6: bool) -> int:
-    """Return `mtu` if it can carry the inner families; raises `BadConfig`."""
-    least = ipv6_minimum_mtu if carries_ipv6 else ipv4_minimum_mtu
-    if mtu < least:
-        raise BadConfig(f"{what} would have an MTU of {mtu} bytes; at least {least} are needed: enlarge the underlay's")
-    return mtu
-
-
-def enabled_versions(conf: NetConf) -> tuple[Literal[4, 6], ...]:
-    """The enabled IP versions; raises `BadConfig` where there is none."""
-    if conf.enable_ipv4:
-        return (4, 6) if conf.enable_ipv6 else (4,)
-    if conf.enable_ipv6:
-        return (6,)
-    raise BadConfig("EnableIPv4 and EnableIPv6 are both false; allowed: at least one true")
-
-
 def _own_subnets(conf: NetConf, own: Lease, versions: tuple[int, ...]) -> tuple[tuple[IPNetwork, IPNetwork], ...]:
     """Pairs (our subnet, its overlay network) of those IP versions; raises `BadLease` where one is missing."""
     pairs: list[tuple[IPNetwork, IPNetwork]] = []
     for version in versions:
-        subnet, network = _subnet_of(own, version), network_of(conf, version)
+        subnet, network = subnet_of(own, version), network_of(conf, version)
         if subnet is None:
             raise BadLease(
                 own.key, f"our own lease has no IPv{version} subnet, but the network config enables IPv{version}"
@@ -290,50 +247,5 @@ def host_interfaces(conf: NetConf, own: Lease, versions: tuple[int, ...]) -> tup
     )
 
 
-def peer_subnet(conf: NetConf, lease: Lease, version: int, plan: Plan) -> IPNetwork | None:
-    """A peer's checked subnet of that IP version, None if it has none; raises `BadLease`.
-
-    Overlaps between two peers are not seen here, only with us.
-    """
-    subnet: Any = _subnet_of(lease, version)
-    if subnet is None:
-        return None
-    if not isinstance(subnet, IPv4Network if version == 4 else IPv6Network):
-        raise BadLease(lease.key, f"subnet {subnet!r} is no IPv{version} network")
-    network: Any = network_of(conf, version)
-    if not network.supernet_of(subnet):
-        raise BadLease(lease.key, f"subnet {subnet} is outside the overlay network; allowed: part of {network}")
-    for own in plan.subnets:
-        if own.version == version and subnet.overlaps(own):
-            raise OursClaimed(lease.key, f"subnet {subnet} overlaps our own subnet {own}")
-    return subnet
-
-
-def peer_next_hop(lease: Lease, plan: Plan) -> IPAddress:
-    """A peer's checked underlay address; raises `BadLease`."""
-    field, kind = ("PublicIP", IPv4Address) if plan.underlay_family == 4 else ("PublicIPv6", IPv6Address)
-    ip: Any = lease.attrs.public_ip if plan.underlay_family == 4 else lease.attrs.public_ipv6
-    allowed = f"allowed: a unicast IPv{plan.underlay_family} address of another node"
-    if not isinstance(ip, kind):
-        raise BadLease(lease.key, f"{field} is {'missing' if ip is None else reprlib.repr(ip)}; {allowed}")
-    mapped = isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None
-    broadcast = ip == IPv4Address("255.255.255.255")
-    if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:
-        raise BadLease(lease.key, f"{field} {ip} cannot be a peer's address; {allowed}")
-    if ip in (plan.underlay_address, plan.public_address):
-        raise OursClaimed(lease.key, f"{field} {ip} is our own, so two nodes have one public address; {allowed}")
-    for network in plan.networks:
-        if ip in network:
-            # The datagram would be routed into the overlay again, and so on.
-            raise BadLease(lease.key, f"{field} {ip} is inside the overlay network {network}; {allowed}")
-    return ip
-
-
-def shown_type(lease: Lease) -> str:
-    """A lease's BackendType for people, who should not have to know what an empty one means."""
-    kind = lease.attrs.backend_type
-    return "'' (flannel's udp)" if kind == "" else reprlib.repr(kind)
-
-
-def _subnet_of(lease: Lease, version: int) -> IPNetwork | None:
+def subnet_of(lease: Lease, version: int) -> IPNetwork | None:
     return lease.subnet if version == 4 else lease.ipv6_subnet

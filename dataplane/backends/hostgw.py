@@ -11,15 +11,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar, Literal, Self
 
-from dataplane.backends.base import (
-    Backend,
-    Plan,
-    Underlay,
-    enabled_versions,
-    peer_next_hop,
-    peer_subnet,
-    shown_type,
-)
+from dataplane.backends.base import Backend, Plan, Underlay
+from dataplane.backends.options import enabled_versions
+from dataplane.backends.peers import peer_next_hop, peer_subnet, shown_type
 from dataplane.errors import BadConfig, BadLease
 from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_host_gw
 

@@ -12,20 +12,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import ClassVar, Literal, Self
 
-from dataplane.backends.base import (
-    Backend,
-    DevicePlan,
-    Plan,
-    Underlay,
-    check_mtu,
-    enabled_versions,
-    host_interfaces,
-    largest_port,
-    peer_next_hop,
-    peer_subnet,
-    read_integer,
-    shown_type,
-)
+from dataplane.backends.base import Backend, DevicePlan, Plan, Underlay, host_interfaces
+from dataplane.backends.options import check_mtu, enabled_versions, largest_port, read_integer
+from dataplane.backends.peers import peer_next_hop, peer_subnet, shown_type
 from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, type_udp
 
 default_port = 8285

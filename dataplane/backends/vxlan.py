@@ -13,22 +13,16 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, ClassVar, Literal, Self
 
-from dataplane.backends.base import (
-    Backend,
-    DevicePlan,
-    Plan,
-    Underlay,
+from dataplane.backends.base import Backend, DevicePlan, Plan, Underlay, host_interfaces
+from dataplane.backends.options import (
     check_mtu,
     enabled_versions,
-    host_interfaces,
     largest_mtu,
     largest_port,
-    peer_next_hop,
-    peer_subnet,
     read_boolean,
     read_integer,
-    shown_type,
 )
+from dataplane.backends.peers import peer_next_hop, peer_subnet, shown_type
 from dataplane.errors import BadConfig, BadLease, OursClaimed
 from dataplane.model import Lease, LeaseAttrs, NetConf, Peer, VxlanLink, type_vxlan
 

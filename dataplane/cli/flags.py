@@ -55,7 +55,7 @@ def _ipv6(text: str) -> IPv6Address | None:
 
 
 def _of_a_node(ip: Address) -> Address:
-    """Refuse what peers would refuse (`backends.base.peer_next_hop`): our lease would be of no use."""
+    """Refuse what peers would refuse (`backends.peers.peer_next_hop`): our lease would be of no use."""
     mapped = isinstance(ip, IPv6Address) and ip.ipv4_mapped is not None
     broadcast = ip == IPv4Address("255.255.255.255")
     if ip.is_unspecified or ip.is_multicast or ip.is_loopback or mapped or broadcast:

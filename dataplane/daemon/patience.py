@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from typing import Protocol
 
+from dataplane.control.loop import Changes
 from dataplane.errors import DataplaneError, HostError, HostFault, printable
 from dataplane.observe.state import NodeState
 from dataplane.runtime.clock import Clock
@@ -22,14 +21,6 @@ subject = "host"
 rest_s = 0.1  # what a failed start took away again is a change of the host too
 first_delay_s = 0.5  # doubles
 longest_delay_s = 10.0
-
-
-class Changes(Protocol):
-    """The part of `host.netlink.Host` that tells of changes."""
-
-    def changes(self) -> AsyncIterator[None]:
-        """Yield at every change of links, addresses or routes."""
-        ...
 
 
 class Patience:

@@ -29,7 +29,7 @@ Choose = Callable[[], Awaitable[ExternalInterface]]
 Check = Callable[[ExternalInterface], None]  # raises `HostError` if it is not fit for use
 
 
-class Links(Protocol):
+class HostLinks(Protocol):
     """The part of `host.netlink.Host` that this needs."""
 
     async def link(self, name: str) -> Link | None:
@@ -46,7 +46,7 @@ class Links(Protocol):
 
 
 async def follow_interface(
-    host: Links, current: ExternalInterface, choose: Choose, check: Check, state: NodeState, clock: Clock
+    host: HostLinks, current: ExternalInterface, choose: Choose, check: Check, state: NodeState, clock: Clock
 ) -> None:
     """Raise `Moved` once the interface has lastingly become another that is fit for use; never returns otherwise.
 
@@ -72,7 +72,7 @@ async def follow_interface(
         state.blockers.pop(subject, None)
 
 
-async def _listen(host: Links, news: asyncio.Event, clock: Clock) -> None:
+async def _listen(host: HostLinks, news: asyncio.Event, clock: Clock) -> None:
     """Set `news` at every change that the kernel reports, for ever."""
     never = asyncio.Event()
     while True:
@@ -85,7 +85,7 @@ async def _listen(host: Links, news: asyncio.Event, clock: Clock) -> None:
 
 
 async def fit_interface(
-    host: Links, current: ExternalInterface | None, choose: Choose, check: Check
+    host: HostLinks, current: ExternalInterface | None, choose: Choose, check: Check
 ) -> ExternalInterface:
     """Return the external interface as it is now, fit for use; chosen anew if it has not our addresses any more.
 
@@ -114,7 +114,7 @@ def _check_scope(found: ExternalInterface, current: ExternalInterface | None) ->
             raise HostError(f"interface {found.name} has lost our address {before}, and has none but {now} of the link")
 
 
-async def _kept(host: Links, current: ExternalInterface) -> ExternalInterface | None:
+async def _kept(host: HostLinks, current: ExternalInterface) -> ExternalInterface | None:
     link = await host.link(current.name)
     if link is None:
         return None
@@ -125,7 +125,7 @@ async def _kept(host: Links, current: ExternalInterface) -> ExternalInterface | 
 
 
 async def _moved(
-    host: Links, current: ExternalInterface, choose: Choose, check: Check, state: NodeState
+    host: HostLinks, current: ExternalInterface, choose: Choose, check: Check, state: NodeState
 ) -> ExternalInterface | None:
     """What the external interface has become; None: nothing else, or nothing that is fit for use."""
     try:

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from errno import EINVAL
+from ipaddress import ip_address, ip_network
+from itertools import islice
 from os import strerror
 
 from dataplane._core import ffi, lib
@@ -36,6 +39,13 @@ max_peers: int = lib.DP_MAX_PEERS
 
 _counter_names = [name for name, _ in ffi.typeof("struct dp_counters").fields]
 _drop_prefix = "drop_"
+_peer_bytes = ffi.sizeof("struct dp_peer")
+table_layout = ";".join(
+    f"{kind} {ffi.sizeof(kind)}: "
+    + ", ".join(f"{of.type.cname} {name}@{of.offset}" for name, of in ffi.typeof(kind).fields)
+    for kind in ("struct dp_address", "struct dp_peer", "struct dp_peer_counters")
+)
+"""How peers lie in what `Forwarder.table` and `told` return: what was written by another layout is not to be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +90,18 @@ class ForwarderConfig:
 def _check(call: str, code: int, text: str = "") -> None:
     if code < 0:
         raise CoreError(call, -code, text or strerror(-code))
+
+
+def _address_of(raw: ffi.CData) -> IPAddress:
+    return ip_address(bytes(raw.bytes)[: 4 if raw.family == 4 else 16])
+
+
+def _prefix_of(raw: ffi.CData) -> IPNetwork:
+    return ip_network((_address_of(raw.prefix), raw.prefix_len))
+
+
+def _peer_of(raw: ffi.CData) -> Peer:
+    return Peer(_prefix_of(raw), None if raw.local else _address_of(raw.next_hop), bytes(raw.vtep_mac))
 
 
 def _set_address(target: ffi.CData, address: IPAddress | None) -> None:
@@ -128,14 +150,21 @@ class Forwarder:
         self._peers: dict[IPNetwork, Peer] = {}
         self._free: list[int] = []
         self._used = 0
+        self.commits = 0  # how often the table was changed
         self._unpublished = False
         self._baseline: dict[int, PeerCounters] = {}
+        self._unread: Iterator[tuple[int, Peer]] = iter(())
+        self._start = self._read()  # sockets that were there before us have lost some before
 
     @property
     def offloads(self) -> frozenset[str]:
         """Names of the offloads that the probe found working and that are still in use by every worker."""
         bits = lib.dp_offloads(self._dp)
         return frozenset(name for name, bit in offload_bits.items() if bits & bit)
+
+    def use_tunnel(self, fd: int) -> None:
+        """Send super-packets by this TAP, as `ForwarderConfig.tunnel_fd`; once, where there was none, also while it runs."""
+        _check("dp_tunnel", lib.dp_tunnel(self._dp, fd))
 
     def forbid(self, offload: str) -> None:
         """Use an offload no more, from the next packet on and for good."""
@@ -152,7 +181,9 @@ class Forwarder:
         return tuple(self._failures)
 
     def start(self) -> None:
-        """Start two threads per worker, see csrc/run/bulk.h; each runs in C without the GIL until `stop`."""
+        """Start two threads per worker, see csrc/run/bulk.h; each runs in C without the GIL until `stop`. Once only."""
+        if self._threads:
+            return
         for index in range(2 * self.config.workers):
             name = f"worker {index}" if index < self.config.workers else f"bulk worker {index - self.config.workers}"
             thread = threading.Thread(target=self._run, args=(index, name), name=name, daemon=True)
@@ -200,7 +231,65 @@ class Forwarder:
         if self._unpublished:
             _check("dp_commit", lib.dp_commit(self._dp))
             self._unpublished = False
+            self.commits += 1
         return refused
+
+    def table(self) -> bytes:
+        """The forwarding table as `load` takes it: `table_layout` says how each peer lies in it."""
+        raw = ffi.new("struct dp_peer[]", self._used)
+        _check("dp_read_peers", lib.dp_read_peers(self._dp, 0, self._used, raw))
+        return bytes(ffi.buffer(raw))
+
+    def load(self, table: bytes, ended: frozenset[str] = frozenset()) -> None:
+        """Publish another forwarder's `table` as ours, which is empty. `peers` has it once `read_loaded` has gone through.
+
+        Args:
+            ended: prefixes that are left out, as text.
+        Raises:
+            CoreError: there is no such table; ours stays empty.
+        """
+        count, rest = divmod(len(table), _peer_bytes)
+        if rest or count > max_peers or self._used:
+            raise CoreError("load", EINVAL, f"{len(table)} bytes are no table of at most {max_peers} prefixes")
+        raw = ffi.new("struct dp_peer[]", count)
+        ffi.memmove(raw, table, len(table))
+        for slot in range(count) if ended else ():
+            if raw[slot].prefix.family and str(_prefix_of(raw[slot])) in ended:
+                raw[slot].prefix.family = 0
+        for slot in range(count):
+            if raw[slot].prefix.family:
+                _check("dp_peer_set", lib.dp_peer_set(self._dp, slot, raw + slot))
+        _check("dp_commit", lib.dp_commit(self._dp))
+        self._used = count
+        self._free = [slot for slot in range(count) if not raw[slot].prefix.family]
+        self._unread = ((slot, _peer_of(raw[slot])) for slot in range(count) if raw[slot].prefix.family)
+
+    def read_loaded(self, most: int) -> bool:
+        """Take up to `most` peers of what was loaded into `peers`; returns whether there may be more."""
+        for slot, peer in (some := list(islice(self._unread, most))):
+            self._slots[peer.prefix] = slot
+            self._peers[peer.prefix] = peer
+        return len(some) == most
+
+    def told(self) -> tuple[dict[str, int], bytes]:
+        """All counters by the core's names, and those of the peers as `count_on` takes them: by slot, as `table` is."""
+        raw = ffi.new("struct dp_peer_counters[]", self._used)
+        _check("dp_read_peer_counters", lib.dp_read_peer_counters(self._dp, 0, self._used, raw))
+        for slot, before in self._baseline.items():
+            for name, _ in ffi.typeof("struct dp_peer_counters").fields:
+                setattr(raw[slot], name, getattr(raw[slot], name) - getattr(before, name))
+        return self._read(), bytes(ffi.buffer(raw))
+
+    def count_on(self, counters: Mapping[str, int], peers: bytes) -> None:
+        """Count on from what another forwarder `told`; to be called after its table was loaded, before `start`."""
+        raw = ffi.new("struct dp_counters *")
+        for name in _counter_names:
+            setattr(raw, name, max(0, counters.get(name, 0) - self._start[name]))
+        of_peers = ffi.new("struct dp_peer_counters[]", self._used)
+        if len(peers) == ffi.sizeof(of_peers):
+            ffi.memmove(of_peers, peers, len(peers))
+        _check("dp_count_on", lib.dp_count_on(self._dp, raw, self._used, of_peers))
+        self._start = self._read()
 
     def _clear(self, prefix: IPNetwork) -> None:
         slot = self._slots.pop(prefix, None)
@@ -230,25 +319,24 @@ class Forwarder:
 
     def counters(self) -> dict[str, int]:
         """The core's totals by name, drops left out; see csrc/include/dataplane.h for what each counts."""
-        raw = self._read_counters()
-        return {name: getattr(raw, name) for name in _counter_names if not name.startswith(_drop_prefix)}
+        return {name: value for name, value in self._read().items() if not name.startswith(_drop_prefix)}
 
     def drops(self) -> dict[str, int]:
         """Packets and datagrams dropped, by reason; every reason is present."""
-        raw = self._read_counters()
-        return {
-            name.removeprefix(_drop_prefix): getattr(raw, name)
-            for name in _counter_names
-            if name.startswith(_drop_prefix)
-        }
+        every = self._read().items()
+        return {name.removeprefix(_drop_prefix): value for name, value in every if name.startswith(_drop_prefix)}
 
-    def _read_counters(self) -> ffi.CData:
+    def since_start(self) -> dict[str, int]:
+        """All counters by the core's names, without what was counted before us."""
+        return {name: value - self._start[name] for name, value in self._read().items()}
+
+    def _read(self) -> dict[str, int]:
         raw = ffi.new("struct dp_counters *")
         _check("dp_read_counters", lib.dp_read_counters(self._dp, raw))
-        return raw
+        return {name: getattr(raw, name) for name in _counter_names}
 
     def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
-        """Counters by overlay prefix, from the moment the prefix entered the table.
+        """Counters by overlay prefix, from the moment the prefix entered the table, ours or the one before it.
 
         Args:
             prefixes: those to read, of which the table need not have all; None: all that it has.
@@ -267,11 +355,21 @@ class Forwarder:
 
     def stop(self) -> None:
         """Stop all workers and wait for them; packets in flight inside the core are finished first."""
+        if self._dp is None:
+            return
         self._stopping = True
         _check("dp_stop", lib.dp_stop(self._dp))
         for thread in self._threads:
             thread.join()
         self._threads.clear()
+
+    def resume(self) -> None:
+        """Go on after `stop`, unless it was closed meanwhile."""
+        if self._dp is None:
+            return
+        _check("dp_resume", lib.dp_resume(self._dp))
+        self._stopping = False
+        self.start()
 
     def close(self) -> None:
         """Stop, then free the core's memory. The descriptors stay open; their owner closes them."""

@@ -141,13 +141,18 @@ struct dp;
 int dp_new(const struct dp_config *config, struct dp **out);
 void dp_free(struct dp *dp);
 uint32_t dp_offloads(const struct dp *dp); /* in use by every worker */
+int dp_tunnel(struct dp *dp, int fd); /* once: config.tunnel_fd of a forwarder that was made without, and may run already */
 int dp_forbid(struct dp *dp, uint32_t offloads); /* for the forwarder's life; heeded from the next packet on */
 void dp_hurry(void); /* the calling thread, which will run a worker, waits less for a CPU */
+/* Before dp_run: count on from what another forwarder counted, its peers by slot from 0 on. */
+int dp_count_on(struct dp *dp, const struct dp_counters *from, uint32_t peers, const struct dp_peer_counters *of_peers);
 int dp_run(struct dp *dp, uint32_t thread); /* a worker, or its bulk worker: that of worker i is thread workers + i */
 int dp_stop(struct dp *dp);
+int dp_resume(struct dp *dp); /* once every dp_run has returned: they may be called again */
 int dp_peer_set(struct dp *dp, uint32_t slot, const struct dp_peer *peer);
 int dp_peer_clear(struct dp *dp, uint32_t slot);
 int dp_commit(struct dp *dp);
+int dp_read_peers(const struct dp *dp, uint32_t first, uint32_t count, struct dp_peer *out); /* as staged; family 0: an empty slot */
 int dp_read_counters(const struct dp *dp, struct dp_counters *out);
 int dp_read_peer_counters(const struct dp *dp, uint32_t first, uint32_t count, struct dp_peer_counters *out);
 /* cdef end */

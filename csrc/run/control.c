@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What the user asks of a forwarder while it runs: offloads taken back, peers staged, tables published, counters, the end.
+/* What the user asks of a forwarder while it runs: offloads taken back, peers staged and read, tables published, counters, the end.
  *
  * All of it is the control side: it may lock and allocate, and never touches a packet.
  */
@@ -9,6 +9,7 @@
 #include <linux/sock_diag.h>
 #include <unistd.h>
 
+#include "edges/tunnel.h"
 #include "state/forwarder.h"
 
 uint32_t dp_offloads(const struct dp *dp)
@@ -18,6 +19,18 @@ uint32_t dp_offloads(const struct dp *dp)
 	for (uint32_t i = 0; i < threads_of(dp); i++)
 		offloads &= atomic_load(&dp->worker[i]->offloads);
 	return offloads;
+}
+
+int dp_tunnel(struct dp *dp, int fd)
+{
+	if (dp->config.tunnel_fd >= 0)
+		return -EBUSY;
+	dp->config.tunnel_fd = fd;
+	dp->offloads = tunnel_probe(dp, dp->offloads | (dp->config.offloads & DP_OFFLOAD_TUNNEL_GSO));
+	/* A worker that sees the bit sees the descriptor, too. */
+	for (uint32_t i = 0; i < threads_of(dp); i++)
+		atomic_fetch_or(&dp->worker[i]->offloads, dp->offloads & DP_OFFLOAD_TUNNEL_GSO);
+	return 0;
 }
 
 int dp_forbid(struct dp *dp, uint32_t offloads)
@@ -32,8 +45,16 @@ int dp_stop(struct dp *dp)
 	uint64_t one = 1;
 
 	atomic_store_explicit(&dp->stopping, true, memory_order_release);
-	/* Never read, so every worker finds it readable. */
+	/* Not read by a worker, so every one finds it readable. */
 	return write(dp->stop_fd, &one, sizeof(one)) == sizeof(one) ? 0 : -errno;
+}
+
+int dp_resume(struct dp *dp)
+{
+	uint64_t stops;
+
+	atomic_store_explicit(&dp->stopping, false, memory_order_release);
+	return read(dp->stop_fd, &stops, sizeof(stops)) == sizeof(stops) ? 0 : -errno;
 }
 
 int dp_peer_set(struct dp *dp, uint32_t slot, const struct dp_peer *peer)
@@ -59,6 +80,18 @@ int dp_peer_clear(struct dp *dp, uint32_t slot)
 	pthread_mutex_lock(&dp->control);
 	dp->slots[slot].prefix.family = 0;
 	pthread_mutex_unlock(&dp->control);
+	return 0;
+}
+
+int dp_read_peers(const struct dp *dp, uint32_t first, uint32_t peers, struct dp_peer *out)
+{
+	struct dp *locked = (struct dp *)(uintptr_t)dp;
+
+	if (first > DP_MAX_PEERS || peers > DP_MAX_PEERS - first)
+		return -EINVAL;
+	pthread_mutex_lock(&locked->control);
+	memcpy(out, dp->slots + first, peers * sizeof(*out));
+	pthread_mutex_unlock(&locked->control);
 	return 0;
 }
 
@@ -117,6 +150,15 @@ static uint64_t socket_drops(const struct dp *dp)
 	return drops;
 }
 
+int dp_count_on(struct dp *dp, const struct dp_counters *from, uint32_t peers, const struct dp_peer_counters *of_peers)
+{
+	if (peers > DP_MAX_PEERS)
+		return -EINVAL;
+	dp->worker[0]->counters = *from;
+	memcpy(dp->worker[0]->peers, of_peers, peers * sizeof(*of_peers));
+	return 0;
+}
+
 int dp_read_counters(const struct dp *dp, struct dp_counters *out)
 {
 	uint64_t *sum = (uint64_t *)out;
@@ -129,7 +171,7 @@ int dp_read_counters(const struct dp *dp, struct dp_counters *out)
 		for (size_t word = 0; word < sizeof(*out) / sizeof(*sum); word++)
 			sum[word] += counter_read(&from[word]);
 	}
-	out->drop_receive_socket = socket_drops(dp);
+	out->drop_receive_socket += socket_drops(dp);
 	return 0;
 }
 

@@ -23,8 +23,9 @@ retry_s = 15.0
 # on, because another node writes the same lease, rests double; a lease that was made anew is no such fight.
 shortest_rest_s = 1.0
 longest_rest_s = 10.0
-# The wall clock may be set while we sleep; looking at it this often bounds the damage.
-longest_sleep_s = 30.0
+# The wall clock may be set while we sleep, or the machine may: looking at it this often bounds how long a lease seems to
+# have expired then.
+longest_sleep_s = 2.0
 
 
 class Renewer:

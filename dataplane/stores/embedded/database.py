@@ -7,11 +7,12 @@ What must stay true:
   with another tool is seen as well. Revisions rise by one, without gaps, and are never reused;
 - a file that is not ours, is damaged, lies on a network file system or was replaced under us is refused by name.
 
-Time: a lease ends by the boot clock (CLOCK_BOOTTIME), not by the wall clock. All daemons of a directory share one
-kernel, and a wall clock that jumps (no battery clock, first NTP answer) would end every lease at once. `deadline`
-holds boot clock seconds. The first daemon after a reboot converts what is left by the wall clock, at most one TTL;
-if that clock is late, leases live longer, which is the safe side. `expires` is the same moment as Unix time, noted
-when written, for display and for the renewal timer.
+Time: a lease ends by the time that the machine was awake (CLOCK_MONOTONIC), not by the wall clock. All daemons of a
+directory share one kernel: a wall clock that jumps (no battery clock, first NTP answer) would end every lease at once, and
+so would a night in which the machine sleeps and nobody can renew anything. `deadline` holds seconds of that clock. The
+first daemon after a reboot converts what is left by the wall clock, at most one TTL; if that clock is late, leases live
+longer, which is the safe side. `expires` is the same moment as Unix time, noted when written, for display and for the
+renewal timer.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ class LeaseClock:
     def __init__(self) -> None:
         self.boot_id = _read_boot_id()
 
-    def boot(self) -> float:
-        """Return seconds since boot, suspended time included (CLOCK_BOOTTIME)."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    def awake(self) -> float:
+        """Return seconds since boot, without those that the machine slept (CLOCK_MONOTONIC)."""
+        return time.clock_gettime(time.CLOCK_MONOTONIC)
 
     def wall(self) -> float:
         """Return Unix time in seconds."""
@@ -270,7 +271,7 @@ def _move_to_this_boot(connection: sqlite3.Connection, ttl: float, clock: LeaseC
         return
     connection.execute(
         "UPDATE lease SET deadline = ? + min(expires - ?, ?) WHERE expires IS NOT NULL",
-        (clock.boot(), clock.wall(), ttl),
+        (clock.awake(), clock.wall(), ttl),
     )
     connection.execute("UPDATE boot SET id = ?", (clock.boot_id,))
 

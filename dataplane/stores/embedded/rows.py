@@ -113,12 +113,12 @@ def decode_subnets(subnet: str | None, ipv6_subnet: str | None) -> tuple[IPv4Net
 
 
 def expire(connection: sqlite3.Connection, now: float) -> None:
-    """Delete the leases whose deadline has passed (boot clock seconds); the transaction makes it happen once."""
+    """Delete the leases whose deadline has passed (seconds of `LeaseClock.awake`); the transaction makes it happen once."""
     connection.execute("DELETE FROM lease WHERE deadline <= ?", (now,))
 
 
 def next_deadline(connection: sqlite3.Connection) -> float | None:
-    """Return when the next lease ends (boot clock seconds), None if none does."""
+    """Return when the next lease ends (seconds of `LeaseClock.awake`), None if none does."""
     deadline: float | None = connection.execute("SELECT min(deadline) FROM lease").fetchone()[0]
     return deadline
 

@@ -154,7 +154,7 @@ class EmbeddedStore(Store):
     def _acquire(self, database: Database, node: str, attrs: LeaseAttrs, previous: Lease | None) -> Lease:
         conf = net_conf_file.load(self._net_conf_path)
         with database.write() as connection:
-            rows.expire(connection, self._clock.boot())
+            rows.expire(connection, self._clock.awake())
             own = _own(connection, node)
             kept = own is not None and compatible(conf, own)
             # A node that keeps its lease need not read ten thousand others.
@@ -171,7 +171,7 @@ class EmbeddedStore(Store):
 
     def _renew(self, database: Database, node: str, lease: Lease, attrs: LeaseAttrs) -> Lease:
         with database.write() as connection:
-            rows.expire(connection, self._clock.boot())
+            rows.expire(connection, self._clock.awake())
             row = connection.execute(
                 "SELECT node = ?, substr(node, 1, 128), expires FROM lease WHERE subnet IS ? AND ipv6_subnet IS ?",
                 (node, *_columns(lease)),
@@ -195,7 +195,7 @@ class EmbeddedStore(Store):
             raise BadInput(f"cannot reserve {lease.key}: {_allowed(conf)}")
         node = _node(lease.attrs)
         with database.write() as connection:
-            rows.expire(connection, self._clock.boot())
+            rows.expire(connection, self._clock.awake())
             own = _own(connection, node)
             if own is not None and own.key != lease.key:
                 raise StoreError(f"cannot reserve {lease.key} for {node}: it holds {own.key}")
@@ -217,7 +217,7 @@ class EmbeddedStore(Store):
         """Write the node's row and return the lease with its new end; one without an end keeps having none."""
         if lease.expires is not None:
             lease = replace(lease, expires=self._expiry())
-        deadline = None if lease.expires is None else self._clock.boot() + self._ttl
+        deadline = None if lease.expires is None else self._clock.awake() + self._ttl
         (number,) = connection.execute(
             "INSERT INTO lease (subnet, ipv6_subnet, node, value, expires, deadline) VALUES (?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (node) DO UPDATE SET value = excluded.value, expires = excluded.expires, "

@@ -75,12 +75,12 @@ class Follower:
         database.check_identity()
         # Noted before reading: what is committed in between is looked at once more, never missed.
         seen = database.data_version()
-        due = self._deadline is not None and self._clock.boot() >= self._deadline
+        due = self._deadline is not None and self._clock.awake() >= self._deadline
         if seen == self._seen and not due and self._revision is not None:
             return []
         if due:
             with database.write() as connection:
-                rows.expire(connection, self._clock.boot())
+                rows.expire(connection, self._clock.awake())
                 rows.trim(connection, self._history)
         with database.read() as connection:
             changes = rows.changes(connection, self._revision)

@@ -28,7 +28,7 @@ class MachineClock(LeaseClock):
         self.boot_now = 1000.0
         self.wall_now = 1_700_000_000.0
 
-    def boot(self) -> float:
+    def awake(self) -> float:
         return self.boot_now
 
     def wall(self) -> float:

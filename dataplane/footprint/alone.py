@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -24,15 +24,29 @@ _credentials = struct.Struct("=iII")  # struct ucred
 
 
 @contextmanager
-def alone(names: Iterable[str], advice: str = "a second one needs another network and device (VNI)") -> Iterator[None]:
-    """Hold devices and overlays of this network namespace; raises `HostError` where another daemon has one.
+def alone(
+    names: Iterable[str],
+    advice: str = "a second one needs another network and device (VNI)",
+    given: Mapping[str, int] | None = None,
+) -> Iterator[dict[str, int]]:
+    """Hold devices and overlays of this network namespace; gives the descriptors that hold them, by name.
 
     Args:
-        advice: what to do about it.
+        advice: what to do where another daemon has one.
+        given: descriptors by name, as the daemon before us had them; ours from now on.
+    Raises:
+        HostError: another daemon has one.
     """
+    left = dict(given or {})
+    holding: dict[str, int] = {}
     with ExitStack() as held:
         for name in names:
             address = f"\0{_prefix}{name}"
+            if name in left:
+                holder = held.enter_context(socket.socket(fileno=left.pop(name)))
+                holder.listen()  # from now on it shows our process id (net/unix/af_unix.c, unix_listen)
+                holding[name] = holder.fileno()
+                continue
             try:
                 holder = held.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC))
                 try:
@@ -40,9 +54,12 @@ def alone(names: Iterable[str], advice: str = "a second one needs another networ
                     holder.listen()
                 except OSError:
                     _refuse(name, address, advice)
+                holding[name] = holder.fileno()
             except OSError as error:
                 log.warning("it cannot be told whether another daemon has %s: %s", name, error.strerror or error)
-        yield
+        for fd in left.values():  # of what the daemon before us had, and we do not
+            os.close(fd)
+        yield holding
 
 
 def _refuse(name: str, address: str, advice: str) -> None:

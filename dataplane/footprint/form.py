@@ -37,6 +37,7 @@ class Footprint:
         subnet_file: path of subnet.env.
         place: where it is; None: written by a version that did not say.
         faults: what of the file cannot be read.
+        tuns: TUN devices that stay, with their indexes, which no other device of this boot and namespace gets.
     """
 
     devices: Mapping[str, frozenset[str]]
@@ -48,6 +49,7 @@ class Footprint:
     subnet_file: str
     place: Place | None = field(default_factory=here)
     faults: tuple[str, ...] = ()
+    tuns: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def is_here(self) -> bool:
@@ -71,6 +73,7 @@ def text_of(footprint: Footprint) -> str:
         "blackhole": footprint.blackhole,
         "firewall": footprint.firewall,
         "subnet_file": footprint.subnet_file,
+        "tuns": dict(sorted(footprint.tuns.items())),
     }
     if footprint.place is not None:
         place = footprint.place
@@ -110,6 +113,7 @@ def load(directory: int, path: Path) -> Footprint | None:
         firewall=document.get("firewall") is True,
         subnet_file=next(iter(_items(document, "subnet_file", _path, faults)), ""),
         place=place,
+        tuns=_tuns(document.get("tuns", {}), faults),
         faults=tuple(faults),
     )
 
@@ -134,6 +138,16 @@ def _items(document: dict[str, Any], key: str, parse: Callable[[str], Item], fau
 
 def _macs(devices: object, name: str, faults: list[str]) -> frozenset[str]:
     return frozenset(_items(devices, name, _mac, faults)) if isinstance(devices, dict) else frozenset()
+
+
+def _tuns(tuns: object, faults: list[str]) -> dict[str, int]:
+    if not isinstance(tuns, dict) or len(tuns) > most_entries:
+        faults.append("tuns is no object of few entries")
+        return {}
+    names = _items({"tuns": tuns}, "tuns", _name, faults)
+    odd = [name for name in names if type(tuns[name]) is not int or tuns[name] <= 0]
+    faults += [f"tuns: {name} has no index" for name in odd]
+    return {name: tuns[name] for name in names if name not in odd}
 
 
 def _mac(text: str) -> str:

@@ -29,11 +29,19 @@ def take_lock(descriptor: int, what: str, advice: str) -> None:
         ) from None
 
 
+def is_lock_of(given: int | None, descriptor: int) -> bool:
+    """Whether a descriptor that the daemon before gave us, its lock with it, is of the same file as the one just opened."""
+    return given is not None and os.path.samestat(os.fstat(given), os.fstat(descriptor))
+
+
 @contextmanager
-def subnet_file_lock(path: Path) -> Iterator[None]:
+def subnet_file_lock(path: Path, given: int | None = None) -> Iterator[int | None]:
     """Hold a subnet.env, by a lock file beside it; raises `HostError` where another daemon has it.
 
     The directory is made by `keepers.subnet_file.check` before.
+
+    Args:
+        given: the lock's descriptor as the daemon before us had it.
     """
     lock = path.with_name(f".{path.name}.lock")
     try:
@@ -42,13 +50,16 @@ def subnet_file_lock(path: Path) -> Iterator[None]:
     except OSError as error:
         # A directory of many users or somebody else's is a poor place, but who has it is no reason not to start.
         log.warning("it cannot be told whether another daemon writes %s: %s", path, error.strerror or error)
-        yield
+        yield None
         return
     try:
-        take_lock(descriptor, f"--subnet-file {path}", "a file")
+        if given is not None and is_lock_of(given, descriptor):
+            os.dup2(given, descriptor, inheritable=False)
+        else:
+            take_lock(descriptor, f"--subnet-file {path}", "a file")
         with suppress(OSError):  # it is the lock that counts
             os.ftruncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield descriptor
     finally:
         os.close(descriptor)

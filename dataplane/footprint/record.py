@@ -43,6 +43,19 @@ def add(run_dir: Path, footprint: Footprint, *, made: bool = False) -> None:
         raise HostError(f"cannot write {path}: {error.strerror}") from error
 
 
+def add_tun(run_dir: Path, name: str, index: int) -> None:
+    """Write down a TUN device that is to stay, beside what `add` wrote; raises `HostError`."""
+    path = run_dir / file_name
+    try:
+        with opened_directory(run_dir) as directory:
+            footprint = load(directory, path)
+            if footprint is None or not footprint.is_here or footprint.is_gone:
+                raise HostError(f"{path} is not what was written there")
+            replace_file(directory, path, text_of(replace(footprint, tuns={**footprint.tuns, name: index})))
+    except (OSError, BadInput) as error:
+        raise HostError(f"cannot write {path}: {error}") from error
+
+
 def read(run_dir: Path) -> Footprint | None:
     """Return what was written here, None if nothing was; raises `BadInput` if it cannot be read or is not of here."""
     found = find(run_dir)
@@ -90,6 +103,7 @@ def _merge(earlier: Footprint, later: Footprint, made: bool) -> Footprint:
         subnets=_union(earlier.subnets, later.subnets),
         blackhole=earlier.blackhole or later.blackhole,
         firewall=earlier.firewall or later.firewall,
+        tuns={**earlier.tuns, **later.tuns},
     )
 
 

@@ -17,7 +17,7 @@ from dataplane.footprint.form import Footprint
 from dataplane.footprint.record import read
 from dataplane.host import vxlan
 from dataplane.host.netlink import Host
-from dataplane.keepers import admission, firewall, subnet_file
+from dataplane.keepers import admission, firewall, opening, subnet_file
 from dataplane.keepers.peer_routes import is_peer_route
 from dataplane.model import IPNetwork
 
@@ -42,6 +42,8 @@ async def remove(path: Path, footprint: Footprint) -> tuple[list[str], list[str]
             for name, macs in footprint.devices.items():
                 with _noted(errors):
                     await _remove_device(host, name, macs, done, left)
+            with _noted(errors):
+                done += [f"TUN device {name}, with its routes" for name in opening.remove_all(footprint.tuns.items())]
             for interface in footprint.interfaces:
                 with _noted(errors):
                     done += await _remove_routes(host, footprint, interface)

@@ -5,17 +5,33 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from dataplane.errors import HostError
-from dataplane.footprint.locks import take_lock
+from dataplane.footprint.locks import is_lock_of, take_lock
 from dataplane.runtime.private_files import make_directory, open_file, opened_directory
 
 
+@dataclass(slots=True)
+class Held:
+    """A run directory that is ours.
+
+    Attributes:
+        descriptor: of the pid file, with the lock.
+        is_handed_over: another daemon has it now; nothing in it is ours to change.
+    """
+
+    descriptor: int
+    is_handed_over: bool = False
+
+
 @contextmanager
-def run_directory(directory: Path) -> Iterator[None]:
+def run_directory(directory: Path, given: int | None = None) -> Iterator[Held]:
     """Hold `directory` as ours, with a locked pid file in it.
 
+    Args:
+        given: the pid file's descriptor, with its lock, as the daemon before us had it.
     Raises:
         HostError: another daemon has it, it is not ours alone (see `private_files`), or it cannot be written to.
     """
@@ -26,16 +42,21 @@ def run_directory(directory: Path) -> Iterator[None]:
     except OSError as error:
         raise _unusable(directory, error) from error
     try:
-        take_lock(descriptor, f"--run-dir {directory}", "a directory")
+        if given is not None and is_lock_of(given, descriptor):
+            os.dup2(given, descriptor, inheritable=False)
+        else:
+            take_lock(descriptor, f"--run-dir {directory}", "a directory")
+        held = Held(descriptor)
         try:
             os.truncate(descriptor, 0)
-            os.write(descriptor, f"{os.getpid()}\n".encode())
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         except OSError as error:
             raise _unusable(directory, error) from error
-        yield
+        yield held
         # Emptied, not removed: who waits for the lock must not end up with the lock of a file that is gone.
-        with suppress(OSError):
-            os.truncate(descriptor, 0)
+        if not held.is_handed_over:
+            with suppress(OSError):
+                os.truncate(descriptor, 0)
     finally:
         os.close(descriptor)
 

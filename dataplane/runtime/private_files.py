@@ -97,11 +97,11 @@ def check_file(status: os.stat_result, path: Path) -> None:
         raise NotOurs(path, "has another name as well (a hard link)")
 
 
-def replace_file(directory: int, path: Path, text: str) -> None:
+def replace_file(directory: int, path: Path, content: str | bytes) -> None:
     """Put a file of ours, `path.name` in an opened directory, in place whole; raises `OSError`, `NotOurs`."""
     new = path.with_suffix(".new")
     with suppress(FileNotFoundError):
         os.unlink(new.name, dir_fd=directory)
-    with os.fdopen(open_file(directory, new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "w") as file:
-        file.write(text)
+    with os.fdopen(open_file(directory, new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644), "wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
     os.rename(new.name, path.name, src_dir_fd=directory, dst_dir_fd=directory)

@@ -21,7 +21,8 @@ from dataplane.errors import HostFault
 from dataplane.host.edges.icmp_errors import Unreachable
 from dataplane.host.edges.icmp_socket import IcmpSocket
 from dataplane.model import IPAddress, IPNetwork
-from dataplane.observe.state import Forwarding, NodeState, PeerUnreachable, unreachable_words
+from dataplane.observe.forwarding import Forwarding
+from dataplane.observe.state import NodeState, PeerUnreachable, unreachable_words
 from dataplane.runtime.clock import Clock
 
 log = logging.getLogger(__name__)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from typing import Any
 
@@ -21,13 +21,17 @@ _iff_up = 1
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A network interface; `kind` is "tun", "vxlan", "veth" … and "" for hardware. `mtu` in bytes."""
+    """A network interface; `kind` is "tun", "vxlan", "veth" … and "" for hardware. `mtu` in bytes.
+
+    `mac` is "" where there is none; it is what names a link of Ethernet, and no part of what one is equal by.
+    """
 
     index: int
     name: str
     mtu: int
     up: bool
     kind: str = ""
+    mac: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +101,14 @@ class Links(Netlink):
 
 def _link(row: Any) -> Link:
     kind = row.get(("linkinfo", "kind")) or ""
-    return Link(row["index"], row.get("ifname"), row.get("mtu") or 0, bool(row["flags"] & _iff_up), kind)
+    return Link(
+        row["index"],
+        row.get("ifname"),
+        row.get("mtu") or 0,
+        bool(row["flags"] & _iff_up),
+        kind,
+        row.get("address") or "",
+    )
 
 
 def _address(row: Any) -> Address:

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from dataplane.backends.base import DevicePlan
 from dataplane.errors import HostError
@@ -18,7 +18,6 @@ from dataplane.host.losses.comparing import Overflow, UnderlayLosses, Unsent, he
 from dataplane.host.losses.count_programs import Departing
 from dataplane.host.losses.kernel_counters import DeviceCounters, read_device
 from dataplane.host.losses.passing import Arrivals, Departures
-from dataplane.observe.state import Forwarding
 
 if TYPE_CHECKING:
     from dataplane.host.edges.tun import Tun  # its library is not needed in the kernel datapath
@@ -28,6 +27,14 @@ log = logging.getLogger(__name__)
 neighbour = "send_neighbour"
 tun_queue = "tun_queue"
 sockets = "receive_socket"
+
+
+class Counting(Protocol):
+    """What is read of a forwarder here."""
+
+    def since_start(self) -> dict[str, int]:
+        """Its counters by the core's names, without what was counted before it."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,29 +58,39 @@ def of_tun(
     undo: ExitStack,
     plan: DevicePlan,
     tun: Tun,
-    core: Forwarding,
+    core: Counting,
     receive: Sequence[socket.socket],
     sources: Sequence[socket.socket],
 ) -> Losses:
-    """The losses around a TUN and its forwarder; before it has packets. `sources`: what datagrams leave from."""
+    """The losses around a TUN and its forwarder from now on, also of one that runs. `sources`: what datagrams leave from."""
+    dropped_before, before = tun.queue_drops(), core.since_start()
+    after = dict(before)  # the programs count: what left until then is no loss
 
-    def at_sockets() -> int:
-        return core.drops()[sockets]
+    def counted(name: str) -> Callable[[], int]:
+        return lambda: core.since_start()[name] - before[name]
 
-    underlay = UnderlayLosses(plan.underlay_family, at_sockets, lambda: core.counters()["underlay_full"])
+    def handed() -> int:
+        return core.since_start()["tx_packets"] - after["tx_packets"]
+
+    def at_queues() -> int:
+        return tun.queue_drops() - dropped_before
+
+    at_sockets = counted(f"drop_{sockets}")
+    underlay = UnderlayLosses(plan.underlay_family, at_sockets, counted("underlay_full"))
     departing = Departing(plan.wire, plan.underlay_address, plan.port, tuple(sock.getsockname()[1] for sock in sources))
     departures, arrivals = _departures(undo, plan, departing, tun.index), _arrivals(undo, plan)
+    after |= core.since_start()
     if departures is None or arrivals is None:
-        return Losses({tun_queue: tun.queue_drops}, underlay)
-    overflow = Overflow(departures.handed, lambda: core.counters()["tun_packets"], tun.queue_drops, tun.fds)
+        return Losses({tun_queue: at_queues}, underlay)
+    overflow = Overflow(departures.handed, counted("tun_packets"), at_queues, tun.fds)
     trains = Overflow(
         arrivals.came,
-        lambda: core.counters()["underlay_datagrams"],
+        counted("underlay_datagrams"),
         at_sockets,
         [sock.fileno() for sock in receive],
         lambda: underlay.count()["receive_udp"],
     )
-    unsent = Unsent(departures, lambda: core.counters()["tx_packets"], _held(plan))
+    unsent = Unsent(departures, handed, _held(plan))
     # The core has counted each train at its sockets once.
     beside = {sockets: lambda: max(0, trains.count() - at_sockets())}
     return Losses({tun_queue: overflow.count, neighbour: unsent.count, **beside}, underlay)

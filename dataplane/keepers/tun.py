@@ -2,9 +2,9 @@
 
 How it works: a lease's change goes straight into the table (`publish`); everything else is `ensure`, which looks
 at what is there, puts back what is missing, and builds the whole device again when it is gone, when a worker
-failed, or when the external interface is not the one its sockets were bound to. What must stay true: `ensure` may
-be called at any time and any number of times, a failure is told and tried again later, and a table that refuses
-one peer still takes the others.
+failed, or when the external interface is not the one its sockets were bound to. A device may come with the table of the
+process before: it forwards by it until the peers are known. What must stay true: `ensure` may be called at any time and any
+number of times, a failure is told and tried again later, and a table that refuses one peer still takes the others.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dataplane.errors import CoreError, HostError
 from dataplane.host.links import Link
 from dataplane.host.routes import Route
 from dataplane.keepers.base import HostNet, find_external
-from dataplane.keepers.device import Device, Forwarder, OpenDevice
+from dataplane.keepers.device import Device, Devices, Forwarder
 from dataplane.leases.diff import Change, diff
 from dataplane.model import IPNetwork, Peer
 from dataplane.observe.state import DeviceState, NodeState
-from dataplane.runtime.pieces import pieces_of
+from dataplane.runtime.pieces import piece, pieces_of
 from dataplane.runtime.say import Say
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ class TunKeeper:
         self,
         plan: DevicePlan,
         wanted: Mapping[IPNetwork, Peer],
-        open_device: OpenDevice,
+        devices: Devices,
         host: HostNet,
         state: NodeState,
         workers: int,
     ) -> None:
         self.plan = plan
         self._wanted = wanted
-        self._open_device = open_device
+        self._devices = devices
         self._host = host
         self._state = state
         self._say = Say(log)
@@ -63,6 +63,7 @@ class TunKeeper:
         self._rebuild_after = 0.0
         self._rebuild_delay_s = 1.0
         self._rejected: set[IPNetwork] = set()
+        self._is_inherited = False  # the table may hold what nobody wants any more
         self._behind = False  # the core could not make the table that it was asked for
         self._seen = DeviceState(plan.name, plan.mtu, plan.port, workers)
         state.devices[plan.name] = self._seen
@@ -75,8 +76,15 @@ class TunKeeper:
     async def open(self) -> None:
         """Build the device, fill its table, start it, give it address and route; raises `HostError`, `CoreError`."""
         interface = await self._external()
-        device = await asyncio.to_thread(self._open_device, self.plan)
+        device = await asyncio.to_thread(self._devices.open, self.plan)
         try:
+            reading = True
+            while reading:
+                reading = device.forwarder.read_loaded(piece)
+                await asyncio.sleep(0)
+            self._is_inherited = bool(device.forwarder.peers)
+            if not self._is_inherited:
+                self._state.forwarding_since = self._state.now()
             self._device = device
             self._interface_index = interface.index
             for warning in device.warnings:
@@ -88,22 +96,27 @@ class TunKeeper:
                 raise HostError(f"device {device.name} vanished while it was set up")
             await self._set_up(device, link, None)
         except BaseException:
-            await self.close()
+            self._device = device
+            await self.withdraw()
             raise
         self._seen.name, self._seen.index, self._seen.forwarding = device.name, device.index, device.forwarder
         self._seen.kernel_drops, self._seen.host_drops = device.kernel_drops, device.host_drops
 
     async def close(self) -> None:
-        """Take the device away, with its addresses and routes."""
-        device, self._device = self._device, None
-        self._seen.index, self._seen.forwarding = None, None
-        self._seen.kernel_drops, self._seen.host_drops = None, None
-        if device is not None:
-            await asyncio.to_thread(device.close)
+        """Let go of the device; one that is to stay does, with its addresses and routes."""
+        if self._let_go():
+            await asyncio.to_thread(self._devices.leave, self.plan)
 
     async def withdraw(self) -> None:
-        """The same: nothing of a TUN outlives its descriptors."""
-        await self.close()
+        """Take the device away, with its addresses and routes."""
+        if self._let_go():
+            await asyncio.to_thread(self._devices.close, self.plan)
+
+    def _let_go(self) -> bool:
+        had, self._device = self._device is not None, None
+        self._seen.index, self._seen.forwarding = None, None
+        self._seen.kernel_drops, self._seen.host_drops = None, None
+        return had
 
     def publish(self, change: Change) -> None:
         """Bring one change into the table. Without a device there is nothing to do: opening it fills the table."""
@@ -128,6 +141,9 @@ class TunKeeper:
                     await self._set_up(self._device, link, "put back")
                 if self._behind:
                     self._put(self._device.forwarder, Change())
+                if self._is_inherited:
+                    self._is_inherited = False
+                    await self._put_all(self._device, {**self._device.forwarder.peers, **self._wanted})
                 await self._put_all(self._device, self._rejected)
                 told = await asyncio.to_thread(self._device.recheck)
                 if told:
@@ -156,7 +172,7 @@ class TunKeeper:
         self._rebuild_delay_s = min(longest_delay_s, 2 * self._rebuild_delay_s) if again and not lasted else 1.0
         self._rebuild_after = now + self._rebuild_delay_s
         self._say.warn("rebuild", f"{self._seen.name}: {reason}; building it again", now)
-        await self.close()
+        await self.withdraw()
         await self.open()
         self._state.events["device_rebuilds"] += 1
 

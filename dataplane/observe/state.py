@@ -10,9 +10,9 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from dataplane.model import IPAddress, IPNetwork, Lease, Peer, PeerCounters, UnreachableReason
+from dataplane.observe.forwarding import Forwarding
 from dataplane.runtime.pieces import pieces_of
 
 store_silence_s = 5.0
@@ -23,37 +23,6 @@ unreachable_words: Mapping[UnreachableReason, str] = {
     "no_route": "no route: the underlay knows no way to it",
     "prohibited": "prohibited: a firewall rejects what is sent to it",
 }
-
-
-class Forwarding(Protocol):
-    """What is read of a running forwarder (`dataplane.core.Forwarder`)."""
-
-    @property
-    def offloads(self) -> frozenset[str]:
-        """Kernel features in use."""
-        ...
-
-    @property
-    def peers(self) -> Mapping[IPNetwork, Peer]:
-        """The forwarding table as committed."""
-        ...
-
-    @property
-    def failures(self) -> tuple[str, ...]:
-        """Why workers ended although nobody stopped them."""
-        ...
-
-    def counters(self) -> dict[str, int]:
-        """Totals by name."""
-        ...
-
-    def drops(self) -> dict[str, int]:
-        """Dropped packets by reason."""
-        ...
-
-    def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
-        """Counters by overlay prefix, of those in the table, or of these."""
-        ...
 
 
 @dataclass(slots=True)
@@ -125,6 +94,8 @@ class NodeState:
 
     Attributes:
         now: Unix time in seconds.
+        started: when this process began; forwarding_since: since when packets are forwarded without a break that we
+            know of, by it or by those before it.
         blockers: why the node is not ready, one sentence by subject.
         notes: problems that do not keep it from working, by subject.
         refused: reason by lease key.
@@ -134,11 +105,13 @@ class NodeState:
         firewall_drops: packets that the encapsulation rules dropped, as of the last look.
         interface_drops: reads how many packets the external interface did not send, since the daemon took it.
         recounts: bring that, and what else is counted by looking, up to date; by whose they are.
+        write_down: writes the counters down for the next daemon; to be called before they are told.
         events: how often something worth counting happened, by name.
     """
 
     now: Callable[[], float] = time.time
     started: float = 0.0
+    forwarding_since: float | None = None
     backend: str = ""
     network: tuple[str, ...] = ()
     interface: InterfaceState | None = None
@@ -156,6 +129,7 @@ class NodeState:
     firewall_drops: int = 0
     interface_drops: Callable[[], int] | None = None
     recounts: dict[str, Callable[[], Awaitable[None]]] = field(default_factory=dict)
+    write_down: Callable[[], Awaitable[None]] | None = None
     events: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
@@ -166,6 +140,11 @@ class NodeState:
         """Bring every count up to date."""
         for recount in tuple(self.recounts.values()):
             await recount()
+
+    async def may_be_told(self) -> None:
+        """Wait until no counter that was read so far can go back, however this daemon ends."""
+        if self.write_down is not None:
+            await self.write_down()
 
     def unready(self) -> list[str]:
         """Return why the node is not ready; empty when it is."""

@@ -71,6 +71,9 @@ class FakeForwarder:
     def start(self) -> None:
         self.started += 1
 
+    def read_loaded(self, most: int) -> bool:
+        return False
+
     def update(self, put: Iterable[Peer], remove: Iterable[IPNetwork] = ()) -> dict[IPNetwork, str]:
         refused = {}
         for prefix in remove:
@@ -122,6 +125,12 @@ class Net:
         self.links[plan.name] = Link(self.next_index, plan.name, 1500, False, "tun")
         self.devices.append(FakeDevice(self, plan.name, self.next_index))
         return self.devices[-1]
+
+    def close(self, plan: DevicePlan) -> None:
+        self.devices[-1].close()
+
+    def leave(self, plan: DevicePlan) -> None:
+        self.close(plan)
 
     def delete(self, name: str) -> None:
         link = self.links.pop(name)
@@ -282,7 +291,7 @@ class Node:
 
     def keep(self, plan: Plan, wanted: Mapping[IPNetwork, Peer]) -> tuple[TunKeeper]:
         assert isinstance(plan, DevicePlan)
-        self.keeper = TunKeeper(plan, wanted, self.net.open, self.net, self.state, 1)
+        self.keeper = TunKeeper(plan, wanted, self.net, self.net, self.state, 1)
         return (self.keeper,)
 
     def doubt(self) -> None:

@@ -1,8 +1,9 @@
 """Open a TUN device: the edge where overlay packets leave and enter the node's kernel.
 
-The descriptors made here are the whole life of the device: it is not persistent, so closing them (or dying)
-takes its addresses and routes away. What must stay true: a name that is already in use is never shared, and no
-descriptor is inherited by a child process or blocks a reader.
+The descriptors made here are the whole life of the device, and closing them (or dying) takes its addresses and routes
+away, unless it was told to stay (`Tun.stay`): then the next process attaches to it (`attach_tun`), or is given its
+descriptors (`given_tun`). What must stay true: a name that is already in use is never shared, a device is attached to only
+where it is known to be ours, and no descriptor is inherited by a child process or blocks a reader.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import fcntl
 import os
 import socket
 import struct
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import pytun
 
@@ -23,14 +25,14 @@ from dataplane.host.ethtool import driver_of
 from dataplane.host.losses.kernel_counters import read_device
 
 _device_node = "/dev/net/tun"
-_tungetiff = 0x800454D2  # linux/if_tun.h TUNGETIFF
+_tungetiff, _tunsetpersist = 0x800454D2, 0x400454CB  # linux/if_tun.h
 _missing = (errno.ENOENT, errno.ENXIO, errno.ENODEV)  # the module, where it is the device node that is opened
 _ifreq_size = 40  # sizeof(struct ifreq) on 64-bit kernels; 32-bit ones read less
 _base_flags = pytun.IFF_TUN | pytun.IFF_NO_PI
 _queue_flags = _base_flags | pytun.IFF_MULTI_QUEUE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Tun:
     """An open TUN device.
 
@@ -44,7 +46,7 @@ class Tun:
     index: int
     fds: tuple[int, ...]
     vnet_hdr: bool
-    _queues: tuple[pytun.TunTapDevice, ...] = field(repr=False)
+    _is_closed: bool = False
 
     def queue_drops(self) -> int:
         """How many packets (a super-packet is one) the kernel threw away because a queue was full; 0 without a device.
@@ -54,10 +56,19 @@ class Tun:
         """
         return read_device(self.name).tx_dropped
 
+    def stay(self, whether: bool) -> None:
+        """Have the device stay, with addresses and routes, when its last descriptor is closed; raises `HostError`."""
+        try:
+            fcntl.ioctl(self.fds[0], _tunsetpersist, int(whether))
+        except OSError as error:
+            raise HostError(f"cannot change how long the TUN device {self.name} lasts: {error.strerror}") from error
+
     def close(self) -> None:
-        """Close every queue; the device, its addresses and its routes vanish. May be called again."""
-        for queue in self._queues:
-            queue.close()
+        """Close every queue; the device, its addresses and its routes vanish unless they are to stay. May be called again."""
+        if not self._is_closed:
+            self._is_closed = True
+            for fd in self.fds:
+                os.close(fd)
 
 
 def open_tun(name: str, workers: int, queues: int = 1) -> Tun:
@@ -74,36 +85,74 @@ def open_tun(name: str, workers: int, queues: int = 1) -> Tun:
     Source: linux/Documentation/networking/tuntap.rst.
     """
     # IFF_TUN_EXCL refuses an existing device; without it a multi-queue device of another daemon would be joined.
+    return _open_all(name, workers, queues, pytun.IFF_TUN_EXCL)
+
+
+def attach_tun(name: str, index: int, workers: int, queues: int = 1) -> Tun:
+    """Open the same of a device that stayed; its settings, addresses and routes are as they were.
+
+    Raises:
+        HostError: the device of this name and index is not there, or is of another kind.
+    """
+    if _index_of(name) != index:
+        raise HostError(f"there is no TUN device {name} with index {index} any more")
+    tun = _open_all(name, workers, queues, 0)
+    if tun.index != index:
+        tun.close()
+        raise HostError(f"the TUN device {name} was replaced by another while it was attached to")
+    return tun
+
+
+def given_tun(fds: Sequence[int]) -> Tun:
+    """The device whose queues another process opened and gave us; raises `HostError` where they are not of one device."""
+    try:
+        names = {_request_of(fd)[0] for fd in fds}
+        (name,) = names
+        return Tun(name, socket.if_nametoindex(name), tuple(fds), bool(_request_of(fds[0])[1] & pytun.IFF_VNET_HDR))
+    except (OSError, ValueError) as error:
+        raise HostError(f"what was given are no queues of one TUN device here: {error}") from error
+
+
+def _open_all(name: str, workers: int, queues: int, exclusive: int) -> Tun:
     # Kernels without virtio headers answer EINVAL, and so do those (gVisor) that know one plain queue only.
-    attempts = [_queue_flags | pytun.IFF_VNET_HDR | pytun.IFF_TUN_EXCL, _queue_flags | pytun.IFF_TUN_EXCL]
+    attempts = [_queue_flags | pytun.IFF_VNET_HDR | exclusive, _queue_flags | exclusive]
     if workers == 1:
         attempts.append(_base_flags)
     first, flags = _open_first(name, attempts)
-    opened = [first]
+    fds = [first]
     try:
+        name, actual = _request_of(first)
         if flags & pytun.IFF_MULTI_QUEUE:
-            opened += [_open_queue(first.name, flags & ~pytun.IFF_TUN_EXCL) for _ in range(workers * queues - 1)]
-            steer_tun(first.fileno(), workers, queues)
-        actual = _flags_of(first.fileno())
-        fds = tuple(queue.fileno() for queue in opened)
-        return Tun(first.name, socket.if_nametoindex(first.name), fds, bool(actual & pytun.IFF_VNET_HDR), tuple(opened))
+            for _ in range(workers * queues - 1):
+                fds.append(_open_queue(name, flags & ~pytun.IFF_TUN_EXCL))
+            steer_tun(first, workers, queues)
+        return Tun(name, socket.if_nametoindex(name), tuple(fds), bool(actual & pytun.IFF_VNET_HDR))
     except OSError as error:
-        for queue in opened:
-            queue.close()
+        for fd in fds:
+            os.close(fd)
         raise _refusal(name, error) from error
 
 
-def check_tun(name: str) -> None:
-    """Raise the `HostError` that `open_tun` would raise, as far as can be told without making a device."""
+def check_tun(name: str, is_ours: Callable[[int], bool]) -> None:
+    """Raise the `HostError` that opening would raise, as far as can be told without making a device.
+
+    Args:
+        is_ours: whether a device of this name and index is one that stayed for us.
+    """
     try:
         os.close(os.open(_device_node, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         raise _refusal(name, error) from error
-    if name in (taken for _, taken in socket.if_nameindex()):
+    index = _index_of(name)
+    if index is not None and not is_ours(index):
         raise _refusal(name, OSError(errno.EBUSY, os.strerror(errno.EBUSY)))
 
 
-def _open_first(name: str, attempts: list[int]) -> tuple[pytun.TunTapDevice, int]:
+def _index_of(name: str) -> int | None:
+    return next((index for index, taken in socket.if_nameindex() if taken == name), None)
+
+
+def _open_first(name: str, attempts: list[int]) -> tuple[int, int]:
     for flags in attempts:
         try:
             return _open_queue(name, flags), flags
@@ -114,22 +163,23 @@ def _open_first(name: str, attempts: list[int]) -> tuple[pytun.TunTapDevice, int
     raise _refusal(name, refused) from refused
 
 
-def _open_queue(name: str, flags: int) -> pytun.TunTapDevice:
+def _open_queue(name: str, flags: int) -> int:
     queue = pytun.TunTapDevice(name=name, flags=flags)
     try:
-        os.set_inheritable(queue.fileno(), False)  # pytun opens without O_CLOEXEC
-        os.set_blocking(queue.fileno(), False)
-    except OSError:
-        queue.close()  # or the name stays taken
-        raise
-    return queue
+        # pytun opens without O_CLOEXEC, and closes with the object.
+        fd = fcntl.fcntl(queue.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
+    finally:
+        queue.close()
+    os.set_blocking(fd, False)
+    return fd
 
 
-def _flags_of(fd: int) -> int:
+def _request_of(fd: int) -> tuple[str, int]:
+    """Name and flags of the device behind a queue; raises `OSError`."""
     request = array.array("B", bytes(_ifreq_size))
     fcntl.ioctl(fd, _tungetiff, request)
-    flags: int = struct.unpack_from("=16xH", request)[0]
-    return flags
+    name, flags = struct.unpack_from("=16sH", request)
+    return name.rstrip(b"\0").decode(), flags
 
 
 def _driver_of(name: str) -> str:

@@ -1,0 +1,65 @@
+"""systemd's descriptor store: TUN queues and sockets stay open in PID 1 while the service is restarted, and what comes meanwhile
+waits in them.
+
+What must stay true: the store has each name once, and where systemd keeps nothing for us, nothing is lost but time.
+Source: sd_notify(3) FDSTORE, FDNAME, FDPOLL; sd_listen_fds(3).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+
+from dataplane.takeover.descriptors import Kept, names_of
+
+_first = 3  # sd-daemon.h SD_LISTEN_FDS_START
+_patience_s = 2.0
+
+
+def kept_by_systemd(environment: Mapping[str, str]) -> Kept:
+    """What systemd kept for us of the process before, closed in children."""
+    try:
+        pid, count = int(environment.get("LISTEN_PID", "")), int(environment.get("LISTEN_FDS", ""))
+    except ValueError:
+        return Kept()
+    if pid != os.getpid():
+        return Kept()
+    kept = Kept()
+    for fd, name in zip(range(_first, _first + count), environment.get("LISTEN_FDNAMES", "").split(":"), strict=False):
+        os.set_inheritable(fd, False)
+        if (twice := kept.by_name.pop(name, None)) is not None:
+            os.close(twice)
+        kept.by_name[name] = fd
+    return kept
+
+
+class Store:
+    """The store of our service. `address`: NOTIFY_SOCKET; "": there is none, and nothing is done."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def keep(self, plan: str, descriptors: Mapping[str, tuple[int, ...]]) -> None:
+        """Have these kept for the next process, in place of what was kept for this plan; raises `OSError`.
+
+        systemd is not to look at them itself (FDPOLL=0): an error that waits at a socket would be the end of it.
+        """
+        self.forget(plan, descriptors)
+        for notifier in self._notifier():
+            for name, fd in names_of(plan, descriptors):
+                socket.send_fds(notifier, [f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode()], [fd])
+
+    def forget(self, plan: str, descriptors: Mapping[str, tuple[int, ...]]) -> None:
+        """Have them let go of; raises `OSError`."""
+        for notifier in self._notifier():
+            for name, _ in names_of(plan, descriptors):
+                notifier.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
+
+    def _notifier(self) -> Iterator[socket.socket]:
+        if not self._address:
+            return
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as notifier:
+            notifier.settimeout(_patience_s)
+            notifier.connect("\0" + self._address[1:] if self._address.startswith("@") else self._address)
+            yield notifier

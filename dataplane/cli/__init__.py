@@ -1,14 +1,13 @@
 """The command line: a table of subcommands, each a module that is imported only when it is chosen.
 
 A subcommand module has `add_parser(subparsers)`, which sets up its parser, and `run(args) -> int`, which
-returns the exit code; it may have `prepare(words) -> words` to rewrite its own words first. What must stay
-true: errors that the project raises on purpose end as one line on stderr and exit code 1, wrong usage ends
+returns the exit code; it may have `prepare(words) -> words` to rewrite its own words first. `run` alone begins before
+anything else is loaded (`begin`), and finds what became of it as `args.begun`. What must stay true: errors that the project raises on purpose end as one line on stderr and exit code 1, wrong usage ends
 with exit code 2, and a module that is missing or broken does not keep the others from working.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -28,9 +27,16 @@ commands = {
 def main(words: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code: 0 done, 1 failed, 2 wrong usage (argparse exits with it)."""
     words = list(sys.argv[1:] if words is None else words)
+    chosen = words[0] if words else ""
+    begun = None
+    if chosen == "run":
+        from dataplane.cli.begin import begin
+
+        begun = begin(words[1:])
+    import argparse
+
     parser = argparse.ArgumentParser(prog="dataplane", description="A flannel node daemon with a userspace data plane.")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    chosen = words[0] if words else ""
     module = None
     for name, text in commands.items():
         if name != chosen:
@@ -45,6 +51,7 @@ def main(words: Sequence[str] | None = None) -> int:
         if hasattr(module, "prepare"):
             words[1:] = module.prepare(words[1:])
     args = parser.parse_args(words)
+    args.begun = begun
     if module is None:
         parser.error(f"the command comes first; one of: {', '.join(commands)}")
     try:

@@ -58,7 +58,7 @@ def add_parser(subparsers: Any) -> None:
         "--only",
         action="append",
         metavar="NAME",
-        help="a contestant (kernel, bare, …), a workload (tcp1, udp64, …) or growth",
+        help="a contestant (kernel, bare, …), a workload (tcp1, udp64, restart, …) or growth",
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the random order (default: 1)")
     parser.add_argument(
@@ -207,6 +207,7 @@ class _Run:
             "tcp_warm_up_seconds": plan.tcp_warm_up_seconds,
             "udp_seconds": plan.udp_seconds,
             "rtt_seconds": plan.rtt_seconds,
+            "restart_seconds": plan.restart_seconds,
             "seed": plan.seed,
         }
 
@@ -272,6 +273,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         rtt_seconds=0.4,
         seed=args.seed,
         patience_s=10 if args.quick else 300,
+        restart_seconds=0.3 if args.quick else 0.5,
     )
 
 

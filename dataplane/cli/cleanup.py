@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         "cleanup",
         help="remove what an ended daemon left: devices, routes, firewall rules, subnet.env",
         description="Remove what a daemon that has ended left on this host, as it wrote it down in its run directory: "
-        "the kernel's vxlan devices, direct and blackhole routes, masquerade and forward rules, subnet.env. "
+        "TUN and kernel vxlan devices, direct and blackhole routes, masquerade and forward rules, subnet.env. "
         "The lease stays in the store until it runs out.",
         allow_abbrev=False,
     )
@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Clean up and print what was removed; returns 0, or raises `DataplaneError`."""
     from dataplane.footprint import record
     from dataplane.footprint.removal import remove
+    from dataplane.takeover import record as forwarding
 
     nothing = f"nothing to remove: no daemon has written down anything in {args.run_dir}"
     if record.find(args.run_dir) is None:
@@ -64,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         if Path(written.subnet_file).is_file():
             stack.enter_context(subnet_file_lock(Path(written.subnet_file)))
         done, left = asyncio.run(remove(path, written))
+        forwarding.remove(args.run_dir)
     for line in left:
         print(f"left alone: {line}", file=sys.stderr)
     for line in done:

@@ -17,6 +17,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dataplane.cli.begin import default_run_dir
 from dataplane.stores.etcd import access as etcd_access
 from dataplane.stores.kube import access as kube_access
 
@@ -125,7 +126,9 @@ flags = (
     Flag("healthz-ip", _any_ip, "0.0.0.0", "address of /healthz, /readyz and /metrics"),
     Flag("healthz-port", _integer(0, 65535), 0, "port of the same; 0 switches them off"),
     Flag("lease-dir", _path, Path("/var/lib/dataplane"), "directory of the embedded lease store"),
-    Flag("run-dir", _path, Path("/run/dataplane"), "directory of the status socket and the pid file"),
+    Flag("run-dir", _path, Path(default_run_dir), "directory of the status socket and the pid file"),
+    Flag("takeover", _boolean, False, "take over from the daemon that has the run directory, without a break"),
+    Flag("leave-tun", _boolean, True, "leave the TUN for the next daemon when this one ends; false: it goes at once"),
     Flag(
         "datapath",
         _one_of("auto", "kernel", "userspace"),

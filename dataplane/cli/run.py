@@ -43,7 +43,10 @@ def run(args: argparse.Namespace) -> int:
     set_up_log(options.log_json, options.verbosity)
     from dataplane.daemon.run import run as run_daemon
 
-    return run_daemon(options)
+    code = run_daemon(options, args.begun)
+    # Nobody forwards any more. To take the interpreter down in order would be a part of the gap until the next daemon does.
+    logging.shutdown()
+    os._exit(code)
 
 
 def set_up_log(as_json: bool, verbosity: int) -> None:

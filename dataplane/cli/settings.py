@@ -54,6 +54,8 @@ def options(parser: argparse.ArgumentParser, args: argparse.Namespace, environme
         kube=kube,
         etcd=etcd,
         run_dir=values["run-dir"],
+        takeover=values["takeover"],
+        leave_tun=values["leave-tun"],
         masquerade=values["ip-masq"],
         forward=values["iptables-forward-rules"],
         random_fully=not values["ip-masq-fully-random-disable"],

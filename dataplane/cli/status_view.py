@@ -97,6 +97,10 @@ def _facts(document: dict[str, Any], now: float) -> Table:
         address = " ".join(ip for ip in (lease["public_ip"], lease["public_ipv6"]) if ip)
         mac = f" VTEP {lease['vtep_mac']}" if lease["vtep_mac"] else ""
         table.add_row("lease", f"{subnets} at {address}{mac}, {time_left(lease['expires'], now)}")
+    running = f"for {lasted(now - document['started'])}"
+    if document.get("forwarding_since") is not None:
+        running += f", packets are forwarded for {lasted(now - document['forwarding_since'])}"
+    table.add_row("daemon", running)
     for device in document["devices"]:
         text = f"{device['name']} mtu {device['mtu']}"
         if device["port"]:
@@ -108,6 +112,17 @@ def _facts(document: dict[str, Any], now: float) -> Table:
             text += f", senders checked: {device['admission']}"
         table.add_row("device", text)
     return table
+
+
+def lasted(seconds: float) -> str:
+    """Say how long something has lasted, in its two largest units."""
+    left = max(0, int(seconds))
+    days, hours, minutes = left // 86400, left % 86400 // 3600, left % 3600 // 60
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {left % 60} s" if minutes else f"{left} s"
 
 
 def time_left(expires: float | None, now: float) -> str:

@@ -135,6 +135,11 @@ class Control:
             except HostError as error:
                 log.warning("%s", error)
 
+    def ends(self) -> dict[str, float]:
+        """Unix times at which leases end, by prefix, of those that say so; our own among them."""
+        leases = (self._state.lease or self._own, *self.view.leases.values())
+        return {str(net): lease.expires for lease in leases if lease.expires is not None for net in lease.subnets}
+
     async def ensure(self) -> None:
         """Look at everything and put back what is missing."""
         for keeper in self._every:

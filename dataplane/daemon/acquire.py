@@ -65,7 +65,7 @@ async def _choose(premises: Premises, external: ExternalInterface, macs: Mapping
     _write_down(premises, external, macs)
     left, networks = await left_here(premises.host, options.run_dir)
     state.datapath, macs = await choose_datapath(
-        options.datapath, backend, premises.host, external, macs, left, networks
+        options.datapath, backend, premises.host, external, macs, premises.opener, left, networks
     )
     state.backend = backend.kind
     state.vtep_mac = next(iter(macs.values())).hex(":") if macs else ""

@@ -14,7 +14,6 @@ from dataplane.host.firewall.rules import Encap
 from dataplane.host.interface import ExternalInterface
 from dataplane.keepers import subnet_file
 from dataplane.keepers.base import Keeper
-from dataplane.keepers.device import TunDevice
 from dataplane.keepers.firewall import Firewall
 from dataplane.keepers.peer_routes import Direct
 from dataplane.keepers.routes import RouteKeeper
@@ -82,7 +81,6 @@ def _keepers(premises: Premises, watches: Watches, plan: Plan, wanted: Mapping[I
         keeper = KernelKeeper(plan, plan.link, wanted, host, state)
         watches[f"senders {plan.name}"] = keeper.watch
         return (keeper,)
-    open_device = partial(TunDevice, workers=options.workers, spin_us=options.spin_us)
-    tun = TunKeeper(plan, wanted, open_device, host, state, options.workers)
+    tun = TunKeeper(plan, wanted, premises.opener, host, state, options.workers)
     direct = Direct.on_link if plan.direct_routing else Direct.never
     return tun, RouteKeeper(plan, wanted, host, state, direct, beside=state.devices[plan.name])

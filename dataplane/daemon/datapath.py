@@ -7,6 +7,7 @@ device behind that would keep the forwarder from its name or port.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from collections.abc import Collection, Mapping
@@ -16,6 +17,7 @@ from dataplane.backends import Backend
 from dataplane.errors import BadConfig, HostFault
 from dataplane.host.interface import ExternalInterface
 from dataplane.host.netlink import Host
+from dataplane.keepers.opening import Opener
 from dataplane.model import IPNetwork, type_host_gw, type_udp
 from dataplane.observe.state import Datapath
 
@@ -33,6 +35,7 @@ async def choose_datapath(
     host: Host,
     external: ExternalInterface,
     macs: Mapping[int, bytes],
+    opener: Opener,
     left: Collection[str] = (),
     networks: Collection[IPNetwork] = (),
 ) -> tuple[Datapath, Mapping[int, bytes]]:
@@ -44,6 +47,7 @@ async def choose_datapath(
     Args:
         asked: "auto", "kernel" or "userspace" (--datapath).
         macs: VTEP MAC by underlay family, as it would be for a new device.
+        opener: has the TUN devices of earlier lives; the kernel's device takes their name and port.
         left, networks: as for `remove_earlier`.
     Raises:
         BadConfig: the backend does not go together with what was asked.
@@ -55,7 +59,7 @@ async def choose_datapath(
     if backend.kind == type_udp:
         if asked == "kernel":
             raise BadConfig("--datapath kernel: the kernel has no udp backend; allowed with it: auto, userspace")
-        _check_names(backend)
+        _check_names(backend, opener)
         return Datapath("userspace", "the udp backend has no other"), macs
 
     # Only what is in use is imported: start must be quick.
@@ -65,7 +69,7 @@ async def choose_datapath(
         raise BadConfig(f"backend {backend.kind} has no datapath")
     if asked != "userspace":
         try:
-            taken = await _take_kernel(backend, host, external, macs)
+            taken = await _take_kernel(backend, host, external, macs, opener)
         except HostFault as error:
             if asked == "kernel":
                 raise
@@ -83,12 +87,12 @@ async def choose_datapath(
             "Backend.GBP: true; our own data plane carries no group policy; allowed with it: --datapath kernel"
         )
     await remove_earlier(host, (*left, *backend.device_names), networks)
-    _check_names(backend)
+    _check_names(backend, opener)
     return Datapath("userspace", reason), macs
 
 
 async def _take_kernel(
-    backend: VxlanBackend, host: Host, external: ExternalInterface, macs: Mapping[int, bytes]
+    backend: VxlanBackend, host: Host, external: ExternalInterface, macs: Mapping[int, bytes], opener: Opener
 ) -> dict[int, bytes]:
     from dataplane.host import vxlan
 
@@ -97,6 +101,7 @@ async def _take_kernel(
         raise HostFault(
             f"the kernel makes no vxlan devices: {refusal}; load the vxlan module, or use --datapath userspace"
         )
+    await remove_unwanted(opener, ())
     links = backend.links(external.name, external.mtu, external.address, external.address6)
     taken: dict[int, bytes] = {}
     for family, link in links.items():
@@ -138,8 +143,15 @@ async def remove_earlier(
         log.warning("removed vxlan devices of the kernel that an earlier life left: %s", ", ".join(removed))
 
 
-def _check_names(backend: Backend) -> None:
+async def remove_unwanted(opener: Opener, wanted: Collection[str]) -> None:
+    """Take away TUN devices of earlier lives and processes but for those of these plans."""
+    names = await asyncio.to_thread(opener.remove_unwanted, wanted)
+    if names:
+        log.warning("removed TUN devices that an earlier life left: %s", ", ".join(names))
+
+
+def _check_names(backend: Backend, opener: Opener) -> None:
     from dataplane.host.edges.tun import check_tun
 
     for name in backend.device_names:
-        check_tun(name)
+        check_tun(name, opener.is_ours)

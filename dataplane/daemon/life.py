@@ -1,8 +1,8 @@
 """One life: what stands and falls with the external interface as it is, from our lease to the tasks that keep it all.
 
 Order (flannel main.go): kernel device and VTEP MAC, lease, devices and routes, forwarding table, firewall, subnet.env,
-ready. What must stay true: of a TUN nothing is left behind by a clean stop or by a failure, of the kernel's devices and
-routes what flannel leaves (lease and subnet.env stay in any case); without a lease nothing is carried.
+ready. What must stay true: a clean stop leaves what the next process needs (a TUN that is to stay; of the kernel's devices
+and routes what flannel leaves; lease and subnet.env in any case); without a lease nothing is carried.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from dataplane.control.standing import Standing
 from dataplane.control.watching import Watching
 from dataplane.daemon.acquire import acquire
 from dataplane.daemon.build import build_control, build_firewall
-from dataplane.daemon.datapath import remove_earlier
+from dataplane.daemon.datapath import remove_earlier, remove_unwanted
 from dataplane.daemon.premises import Premises
 from dataplane.daemon.ready import announce, tell_ready
+from dataplane.follow.neighbours import keep_neighbours_told
 from dataplane.footprint.removal import left_here
+from dataplane.host.edges.neighbours import tell_neighbours
 from dataplane.host.interface import ExternalInterface
 from dataplane.keepers.blackhole import keep_blackholes
 from dataplane.keepers.subnet_file import keep_subnet_file
@@ -78,6 +80,7 @@ class Life:
             spawn(group, "renew", state, renewer.run)
             spawn(group, "contest", state, contest.run)
             spawn(group, "interface", state, follow)
+            spawn(group, "neighbours", state, keep_neighbours_told, premises.host, external, tell_neighbours, clock)
             if not first:
                 await control.synced.wait()  # what stands forwards on until the peers are known
             await standing.replace(control)
@@ -88,6 +91,8 @@ class Life:
             if first:
                 names, networks = await left_here(premises.host, options.run_dir)
                 await remove_earlier(premises.host, names, networks, keep=premises.backend.device_names)
+                await remove_unwanted(premises.opener, control.keepers)
+            premises.recorder.begin(control.ends)
             await rules.open(first=first)
             env = tell_ready(premises, external, own, first=first)
             written.set()

@@ -107,6 +107,7 @@ class Lives:
             state.blockers.pop(subject, None)
         state.notes.pop("renewal", None)
         try:
+            self._premises.recorder.forget()
             subnet_file.remove(options.subnet_file)
             for subnet in lost.subnets if options.blackhole and lost is not None else ():
                 await self._premises.host.remove_blackhole(subnet)

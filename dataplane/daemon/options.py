@@ -23,6 +23,8 @@ class Options:
         kube: the cluster whose Nodes are the leases, None: leases are elsewhere.
         etcd: where leases are, None: in the embedded store, or in Kubernetes.
         run_dir: directory of the status socket and the pid file; one daemon each.
+        takeover: take over from the daemon that has the run directory, if there is one.
+        leave_tun: TUN devices stay when the daemon ends, for the next one.
         masquerade, forward, random_fully: which firewall rules are made (host/firewall/rules.py).
         resync_s: seconds between two looks at firewall rules and blackhole routes.
         blackhole: keep a blackhole route for our own subnet.
@@ -47,6 +49,8 @@ class Options:
     kube: KubeAccess | None
     etcd: EtcdAccess | None
     run_dir: Path
+    takeover: bool
+    leave_tun: bool
     masquerade: bool
     forward: bool
     random_fully: bool

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from dataplane.backends import Backend
 from dataplane.daemon.options import Options
 from dataplane.host.netlink import Host
+from dataplane.keepers.opening import Opener
 from dataplane.model import NetConf
 from dataplane.observe.state import NodeState
 from dataplane.runtime.clock import Clock
 from dataplane.stores.base import Store
+from dataplane.takeover.recorder import Recorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +22,8 @@ class Premises:
     Attributes:
         options: the flags, with the addresses that the store has set in place of theirs.
         conf, backend: the network configuration as it was at the start, and what it asks for.
+        opener: where TUN devices come from, those of the process before us among them.
+        recorder: writes down for the next process what is forwarded.
     """
 
     options: Options
@@ -29,3 +33,5 @@ class Premises:
     host: Host
     conf: NetConf
     backend: Backend
+    opener: Opener
+    recorder: Recorder

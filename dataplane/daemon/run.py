@@ -1,4 +1,4 @@
-"""Runs the daemon in this process until a signal ends it: event loop, signals, systemd's STOPPING.
+"""Runs the daemon in this process until a signal ends it, or another one took over: event loop, signals, systemd's words.
 
 What must stay true: a stop works at any moment of the start, and a second signal kills.
 """
@@ -7,28 +7,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 
 from dataplane.daemon.options import Options
 from dataplane.daemon.start import Daemon
-from dataplane.footprint.rundir import run_directory
+from dataplane.daemon.successor import Successor
 from dataplane.observe.notify import tell_systemd
-from dataplane.runtime.limits import raise_descriptor_limit
 from dataplane.runtime.tasks import first_error
+from dataplane.takeover.inherited import Inherited
 
 log = logging.getLogger(__name__)
 
 
-def run(options: Options) -> int:
-    """Run the daemon until SIGTERM or SIGINT; returns 0, or raises what ended it."""
+def run(options: Options, inherited: Inherited | None) -> int:
+    """Run the daemon until SIGTERM or SIGINT; returns 0, or raises what ended it.
+
+    Args:
+        inherited: the run directory, and what forwards already; None: another daemon has the directory.
+    """
     import uvloop
 
-    raise_descriptor_limit()
-    with run_directory(options.run_dir), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_until_stopped(options))
+    daemons: list[Daemon] = []
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_until_stopped(options, inherited, daemons))
+    finally:
+        for daemon in daemons:
+            daemon.end()
+    return 0
 
 
-async def _until_stopped(options: Options) -> int:
+async def _until_stopped(options: Options, inherited: Inherited | None, daemons: list[Daemon]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -41,16 +51,39 @@ async def _until_stopped(options: Options) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
-    work = asyncio.create_task(Daemon(options).run(), name="daemon")
+    daemon = Daemon(options, inherited)
+    daemons.append(daemon)
+    successor = Successor()
+    loop.add_signal_handler(signal.SIGHUP, successor.start)
+    work = asyncio.create_task(daemon.run(), name="daemon")
     stopped = asyncio.create_task(stop.wait(), name="stop")
-    await asyncio.wait((work, stopped), return_when=asyncio.FIRST_COMPLETED)
-    stopped.cancel()
-    tell_systemd("STOPPING=1")
+    await asyncio.wait((work, stopped, daemon.handed_over), return_when=asyncio.FIRST_COMPLETED)
+    if daemon.handed_over.done():
+        _tell_handed_over(daemon.handed_over.result(), successor)
+    else:
+        tell_systemd("STOPPING=1")
     work.cancel()
     try:
         await work
     except asyncio.CancelledError:
-        log.info("stopped; the lease stays")
+        log.info("ended; another daemon goes on" if daemon.handed_over.done() else "stopped; the lease stays")
     except BaseExceptionGroup as group:
         raise first_error(group) from group
-    return 0
+    if daemon.handed_over.done():
+        daemon.end()
+    if daemon.handed_over.done() and _would_be_started_again(daemon.handed_over.result()):
+        # A container whose process ends is started anew while its pod is there, and would take over from the next one's.
+        log.info("waiting to be told to end")
+        await stopped
+    stopped.cancel()
+
+
+def _tell_handed_over(pid: int, successor: Successor) -> None:
+    log.info("the data plane is another daemon's now (pid %s)", pid or "not to be seen from here")
+    if pid and pid == successor.pid:
+        tell_systemd(f"MAINPID={pid}")
+
+
+def _would_be_started_again(successor: int) -> bool:
+    """Whether we are a container's only process, or the next daemon is in another container."""
+    return os.getpid() == 1 or successor == 0

@@ -53,7 +53,7 @@ async def follow_interface(
     Until then what stands goes on, and `state.blockers` says what is missing.
     """
     never, news = asyncio.Event(), asyncio.Event()
-    listening = asyncio.create_task(_listen(host, news, clock), name="interface changes")
+    listening = asyncio.create_task(listen(host, news, clock), name="interface changes")
     rest = look_s
     try:
         while True:
@@ -72,7 +72,7 @@ async def follow_interface(
         state.blockers.pop(subject, None)
 
 
-async def _listen(host: HostLinks, news: asyncio.Event, clock: Clock) -> None:
+async def listen(host: HostLinks, news: asyncio.Event, clock: Clock) -> None:
     """Set `news` at every change that the kernel reports, for ever."""
     never = asyncio.Event()
     while True:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ def health_app(state: NodeState) -> web.Application:
 
         async with busy:
             body = await in_turns(render(state))
+            await state.may_be_told()
         return web.Response(body=body, headers={"Content-Type": prometheus_type})
 
     busy = asyncio.Lock()  # one answer after the other, or many would make each turn long
@@ -67,6 +69,7 @@ def status_app(state: NodeState) -> web.Application:
         await state.recount()
         async with busy:
             body = await in_turns(document(state))
+            await state.may_be_told()
         return web.Response(body=body, content_type="application/json", charset="utf-8")
 
     busy = asyncio.Lock()
@@ -76,21 +79,43 @@ def status_app(state: NodeState) -> web.Application:
 
 
 class Server:
-    """Both listeners, opened and closed together."""
+    """Both listeners, opened and closed together.
 
-    def __init__(self, state: NodeState, run_dir: Path, healthz_ip: str, healthz_port: int) -> None:
+    Args:
+        given: listeners that the daemon before us had, by name: "status", "health"; ours from now on.
+    """
+
+    def __init__(
+        self,
+        state: NodeState,
+        run_dir: Path,
+        healthz_ip: str,
+        healthz_port: int,
+        given: Mapping[str, socket.socket] | None = None,
+    ) -> None:
         self._state = state
         self._path = run_dir / status_socket
         self._address = (healthz_ip, healthz_port)
         self._status: socket.socket | None = None
         self._health: socket.socket | None = None
         self._bounds: dict[socket.socket, _Bound] = {}
+        self._given = dict(given or {})
+        self.is_handed_over = False  # then the socket's name is another daemon's
 
     def open(self) -> None:
         """Listen, so that callers can connect and wait; raises `HostError` naming what cannot be bound."""
+        health, status = self._given.pop("health", None), self._given.pop("status", None)
+        if health is not None and health.getsockname()[:2] != self._address:
+            health.close()
+            health = None
         if self._address[1]:
-            self._health = _open_port(*self._address)
-        self._status = _open_socket(self._path)
+            self._health = health or _open_port(*self._address)
+        self._status = status or open_socket(self._path)
+
+    def listeners(self) -> dict[str, socket.socket]:
+        """Both, as far as they are open, by name."""
+        both = {"status": self._status, "health": self._health}
+        return {name: listener for name, listener in both.items() if listener is not None}
 
     async def serve(self) -> None:
         """Answer until cancelled; what has failed may be called again."""
@@ -109,7 +134,7 @@ class Server:
         for listener in (self._status, self._health):
             if listener is not None:
                 listener.close()
-        if self._status is not None:
+        if self._status is not None and not self.is_handed_over:
             self._path.unlink(missing_ok=True)
 
 
@@ -163,8 +188,9 @@ def _open_port(ip: str, port: int) -> socket.socket:
         raise HostError(text) from error
 
 
-def _open_socket(path: Path) -> socket.socket:
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+def open_socket(path: Path, kind: socket.SocketKind = socket.SOCK_STREAM) -> socket.socket:
+    """Listen at a path in the run directory, for our own user alone; raises `HostError`."""
+    listener = socket.socket(socket.AF_UNIX, kind | socket.SOCK_CLOEXEC)
     mask = os.umask(0o177)
     try:
         with opened_directory(path.parent) as directory:

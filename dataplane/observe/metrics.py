@@ -69,6 +69,15 @@ class NodeCollector(Collector):
                 "Seconds until our lease expires; negative when it has",
                 value=state.lease.expires - state.now(),
             )
+        yield GaugeMetricFamily(
+            "dataplane_start_timestamp_seconds", "Unix time at which this daemon began", value=state.started
+        )
+        if state.forwarding_since is not None:
+            yield GaugeMetricFamily(
+                "dataplane_forwarding_since_timestamp_seconds",
+                "Unix time since when packets are forwarded without a break that is known of, by this daemon or those before",
+                value=state.forwarding_since,
+            )
         if state.store_contact is not None:
             yield GaugeMetricFamily(
                 "dataplane_store_last_contact_timestamp_seconds",

@@ -64,6 +64,7 @@ def _facts(state: NodeState) -> dict[str, Any]:
         "pid": os.getpid(),
         "netns": here().netns or None,
         "started": state.started,
+        "forwarding_since": state.forwarding_since,
         "time": state.now(),
     }
 

@@ -31,10 +31,11 @@ from pyroute2 import IPRoute
 from dataplane.cli import flags, settings
 from dataplane.daemon.options import Options
 from dataplane.daemon.start import Daemon
-from dataplane.footprint.rundir import run_directory
+from dataplane.footprint.rundir import Held, run_directory
 from dataplane.runtime.clock import WallClock
 from dataplane.runtime.limits import raise_descriptor_limit
 from dataplane.runtime.tasks import first_error
+from dataplane.takeover.inherited import Inherited
 from tests.netns.life.host_faults import Faults, Site, install
 
 errors = (errno.ENODEV, errno.EBUSY, errno.ENETDOWN, errno.EEXIST, errno.ENOBUFS, errno.ENOMEM)
@@ -107,7 +108,7 @@ class Campaign:
     def __init__(self, options: Options, faults: Faults) -> None:
         self._options = options
         self._faults = faults
-        self._daemon = Daemon(options)
+        self._daemon = Daemon(options, Inherited(directory=Held(-1)))
         self._task: asyncio.Task[None] | None = None
         self._mtu = 1500
         self._expected: dict[int, str] = {}
@@ -159,7 +160,7 @@ class Campaign:
         await self.stop()
         for name in ("flannel.1", "flannel-v6.1", "flannel0"):
             await _ip(f"link del {name}", check=False)
-        self._daemon = Daemon(self._options)
+        self._daemon = Daemon(self._options, Inherited(directory=Held(-1)))
         self._task = asyncio.create_task(self._daemon.run())
 
     async def _move(self) -> None:
@@ -185,6 +186,7 @@ class Campaign:
             self._task.cancel()
             with suppress(asyncio.CancelledError, Exception):
                 await self._task
+            self._daemon.end()
 
     async def _whole(self, when: str) -> None:
         """Wait until all stands as it should; what does not come, and a daemon that ended, are failures."""

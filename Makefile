@@ -79,7 +79,7 @@ lint: build ## ruff, mypy --strict, import-linter, C warnings as errors with gcc
 	@$(BIN)/python tools/lint_imports.py
 	@for cc in gcc clang; do $$cc -std=gnu11 -D_GNU_SOURCE -O2 -Wall -Wextra -Wshadow -Wconversion -Wno-sign-conversion -Werror -Icsrc -Icsrc/include -fsyntax-only csrc/*/*.c dataplane/cni/launcher.c || exit 1; done
 
-bench: build ## the benchmark suite, about 25 minutes (BENCH=--quick: under one): table, JSON, report page in build/bench-report
+bench: build ## the benchmark suite, about 30 minutes (BENCH=--quick: under one): table, JSON, report page in build/bench-report
 	@test -d build/bench || meson setup build/bench -Dbench=true > /dev/null
 	@ninja -C build/bench > build/bench/ninja.log || { cat build/bench/ninja.log; exit 1; }
 	@mkdir -p $(BENCH_OUTPUT)

@@ -44,7 +44,7 @@ def table(samples: list[Sample], names: list[str], first: str) -> list[str]:
                 continue
             told = f"  {name:<10} {median(own.values()):9.4g} [{min(own.values()):.4g}-{max(own.values()):.4g}]"
             for other in ("kernel", first):
-                ratios = [own[number] / values[other][number] for number in own if number in values.get(other, {})]
+                ratios = [own[number] / values[other][number] for number in own if values.get(other, {}).get(number)]
                 told += f"   / {other} {median(ratios):.3f}" if ratios and other != name else ""
             lines.append(told)
     return lines

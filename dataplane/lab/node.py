@@ -86,6 +86,7 @@ class DaemonNode(Node):
     Attributes:
         wrapper: words before the daemon's command: what takes rights away from it.
         python: that runs the daemon; another installation's runs that one's.
+        program: what it is given to run.
     """
 
     kind = "dataplane"
@@ -110,6 +111,7 @@ class DaemonNode(Node):
         self.process: subprocess.Popen[bytes] | None = None
         self.wrapper: tuple[str, ...] = ()
         self.python = sys.executable
+        self.program: tuple[str, ...] = ("-m", "dataplane")
         self._flags = (
             "--iface=eth0",
             f"--lease-dir={lease_dir}",
@@ -123,13 +125,18 @@ class DaemonNode(Node):
         self._environment = dict(environment or {})
         self._started = 0.0
 
+    def settings(self) -> dict[str, str]:
+        """The daemon's flags as environment variables, for whoever starts it otherwise."""
+        pairs = (flag.removeprefix("--").partition("=") for flag in self._flags)
+        return {f"FLANNELD_{name.upper().replace('-', '_')}": value for name, _, value in pairs}
+
     def start_daemon(self, *options: str, environment: Mapping[str, str] | None = None) -> None:
         """Start the daemon, with more flags and variables for this time; `wait_ready` waits for it."""
         if self.process is not None and self.process.poll() is None:
             raise LabError(f"the daemon of {self.label} runs already")
         self._started = time.time()
         variables = [f"{name}={value}" for name, value in (self._environment | dict(environment or {})).items()]
-        words = (*(("env", *variables) if variables else ()), self.python, "-m", "dataplane", "run")
+        words = (*(("env", *variables) if variables else ()), self.python, *self.program, "run")
         with self.log_path.open("ab") as log:
             self.process = self.start(*self.wrapper, *words, *self._flags, *options, output=log)
 

@@ -21,6 +21,7 @@ from dataplane.lab.topology import Pod, PodNet, Underlay, underlay_address
 _plain_port = 8285  # flannel's udp
 _plain_overhead = 28  # outer IPv4 20, UDP 8
 _plain_device = "flannel0"
+_options = {"dataplane-kernel": ("--datapath=kernel",)}
 
 
 class BareNode(Node):
@@ -82,12 +83,18 @@ class Contestant:
         underlay: what joins the nodes, not used by anybody else.
         tools: needed for "plain" only.
         python: of the installation whose daemon is measured; "": this one's.
+
+    Attributes:
+        environment: more variables for its daemons, whenever they are started.
+
     Raises:
         LabError: it did not come up, or its pods do not reach each other, with the daemons' logs.
     """
 
     def __init__(self, name: str, underlay: Cable | Wire, tools: Tools | None, python: str = "") -> None:
         self.name = name
+        # The directory that we are in may be a source tree: `-m` would take that.
+        self.environment = {"PYTHONSAFEPATH": "1"} if python else None
         # The kernel's node has no such rules. Ours keeps the one against forged encapsulation, which is part of it.
         self.lab = Lab(
             net_conf("udp" if name == "dataplane-udp" else "vxlan"),
@@ -109,12 +116,11 @@ class Contestant:
             lab.nodes += [PlainNode(underlay, number, lab.directory, tools.plain_forwarder) for number in (1, 2)]
         else:
             for _ in (1, 2):
-                lab.add("kernel" if self.name == "kernel" else "dataplane")
+                lab.add("kernel" if self.name == "kernel" else "dataplane", *_options.get(self.name, ()))
         underlay.finish(lab.nodes)
         for daemon in lab.daemons:
             daemon.python = python or daemon.python
-            # The directory that we are in may be a source tree: `-m` would take that.
-            daemon.start_daemon(environment={"PYTHONSAFEPATH": "1"} if python else None)
+            daemon.start_daemon(environment=self.environment)
         for daemon in lab.daemons:
             daemon.wait_ready()
         for node in lab.nodes:

@@ -18,10 +18,12 @@ contestants = {
     "dataplane": "ours, vxlan",
     "dataplane-udp": "ours, udp",
     "plain": "one packet per system call, as flannel's udp proxy",
+    "dataplane-kernel": "ours with --datapath=kernel, for the restart alone: the kernel's vxlan goes on while the daemon restarts",
 }
 anchor = "kernel"
 streams = (1, 4, 16)
 payloads = (64, 1400)
+restarts = {"takeover": "takeover", "sigterm": "SIGTERM, start", "sigkill": "SIGKILL, start"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,15 @@ def _udp(size: int) -> list[Metric]:
     ]
 
 
+def _restart(way: str, shown: str) -> list[Metric]:
+    title = f"restart (kernel: of nothing), {shown}"
+    return [
+        Metric(f"restart_{way}_lost", f"{title}: lost", "datagrams", 0, False),
+        Metric(f"restart_{way}_udp", f"{title}: UDP silent", "ms", 1, False),
+        Metric(f"restart_{way}_tcp", f"{title}: TCP silent", "ms", 1, False),
+    ]
+
+
 metrics: dict[str, Metric] = {
     metric.key: metric
     for metric in (
@@ -76,5 +87,6 @@ metrics: dict[str, Metric] = {
         *(metric for size in payloads for metric in _udp(size)),
         Metric("rtt_p50", "round trip p50", "µs", 1, False),
         Metric("rtt_p99", "round trip p99", "µs", 1, False),
+        *(metric for way, shown in restarts.items() for metric in _restart(way, shown)),
     )
 }

@@ -1,7 +1,8 @@
 """The run: on each underlay, rounds in which every contestant does every workload, in a new random order each time.
 
 What must stay true: all that is compared was measured in the same rounds; what fails is told and left out, never
-filled in; leaving ends every process and removes every device.
+filled in; nothing is measured over a daemon that another workload restarted; leaving ends every process and removes
+every device.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ class Plan:
         seed: of the random order.
         patience_s: how long a run waits at most, all in all, for others to leave the processors.
         installed: the Pythons of contestants that are other installations of ours, by name.
+        restart_seconds: of exchange before a restart, and at least after it.
     """
 
     underlays: Sequence[str]
@@ -46,6 +48,7 @@ class Plan:
     seed: int
     patience_s: float
     installed: Mapping[str, str] = field(default_factory=dict)
+    restart_seconds: float = 0.5
 
 
 class Suite:
@@ -72,23 +75,33 @@ class Suite:
             plan.tcp_warm_up_seconds,
             plan.udp_seconds,
             plan.rtt_seconds,
+            plan.restart_seconds,
         )
         self._quiet = Quiet(plan.patience_s)
 
     def run(self) -> None:
         """Measure everything; a failure of one contestant does not keep the others from going on."""
         self._leave_out()
+        lasting = [workload for workload in self.plan.workloads if not workload.disrupts]
         for underlay in self.plan.underlays:
-            with ExitStack() as stack:
-                self._say(f"underlay {underlay}: setting up {', '.join(self.plan.contestants)}")
-                standing = self._set_up(underlay, stack)
-                for number in range(1, self.plan.rounds + 1):
-                    self._round(underlay, number, standing)
-                for contestant in standing:
-                    drops = contestant.drops()
-                    if drops:
-                        told = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
-                        self._say(f"{underlay}: {contestant.name} dropped {told}")
+            self._run_on(underlay, lasting)
+        for underlay in self.plan.underlays[:1]:
+            self._run_on(underlay, [workload for workload in self.plan.workloads if workload.disrupts])
+
+    def _run_on(self, underlay: str, workloads: Sequence[Workload]) -> None:
+        names = [name for name in self.plan.contestants if any(name not in each.without for each in workloads)]
+        if not names:
+            return
+        with ExitStack() as stack:
+            self._say(f"underlay {underlay}: setting up {', '.join(names)}")
+            standing = self._set_up(underlay, names, stack)
+            for number in range(1, self.plan.rounds + 1):
+                self._round(underlay, number, workloads, standing)
+            for contestant in standing:
+                drops = contestant.drops()
+                if drops:
+                    told = ", ".join(f"{count} {reason}" for reason, count in sorted(drops.items()))
+                    self._say(f"{underlay}: {contestant.name} dropped {told}")
 
     def _leave_out(self) -> None:
         plan = self.plan
@@ -109,9 +122,9 @@ class Suite:
         for text in self.left_out:
             self._say(f"LEFT OUT: {text}")
 
-    def _set_up(self, underlay: str, stack: ExitStack) -> list[Contestant]:
+    def _set_up(self, underlay: str, names: Sequence[str], stack: ExitStack) -> list[Contestant]:
         standing = []
-        for name in self.plan.contestants:
+        for name in names:
             try:
                 python = self.plan.installed.get(name, "")
                 contestant = Contestant(name, kinds[underlay](), self._bench.tools, python)
@@ -122,9 +135,10 @@ class Suite:
             standing.append(contestant)
         return standing
 
-    def _round(self, underlay: str, number: int, standing: list[Contestant]) -> None:
-        for workload in self.plan.workloads:
-            order = self._dice.sample(standing, len(standing))
+    def _round(self, underlay: str, number: int, workloads: Sequence[Workload], standing: Sequence[Contestant]) -> None:
+        for workload in workloads:
+            taking_part = [contestant for contestant in standing if contestant.name not in workload.without]
+            order = self._dice.sample(taking_part, len(taking_part))
             shown = []
             for contestant in order:
                 values = self._measure(underlay, number, contestant, workload)

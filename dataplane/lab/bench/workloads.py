@@ -17,6 +17,7 @@ from typing import Any
 from dataplane.lab.bench.contestants import Contestant
 from dataplane.lab.bench.metrics import payloads, streams
 from dataplane.lab.bench.quiet import busy_seconds
+from dataplane.lab.bench.restart import restart_and_watch
 from dataplane.lab.bench.search import Step, search
 from dataplane.lab.bench.tools import Tools
 from dataplane.lab.commands import CommandFailed, LabError, inside_of
@@ -35,6 +36,7 @@ class Bench:
         cpus: the processors of node 1 and of node 2 for pinned work.
         tcp_seconds, udp_seconds, rtt_seconds: of each run, of each step of a search, of ping-pong.
         tcp_warm_up_seconds: before a TCP run counts: TCP is finding its rate.
+        restart_seconds: of exchange before a restart, and at least after it.
         peaks: the last peak found, packets per second, where the next search begins.
     """
 
@@ -44,6 +46,7 @@ class Bench:
     tcp_warm_up_seconds: int = 1
     udp_seconds: float = 0.4
     rtt_seconds: float = 0.5
+    restart_seconds: float = 0.5
     peaks: dict[tuple[str, str, int], float] = field(default_factory=dict)
 
 
@@ -54,12 +57,17 @@ class Workload:
     Attributes:
         pinned: node 1's processes on one processor, node 2's on the other; otherwise the scheduler places them.
         run: returns values by metric key.
+        disrupts: it restarts what it measures, so it has labs of its own, on the run's first underlay alone: which one
+            that is makes no difference to it.
+        without: contestants that have no part in it.
     """
 
     key: str
     pinned: bool
     needs_tools: bool
     run: Callable[[Bench, str, Contestant], dict[str, float]]
+    disrupts: bool = False
+    without: tuple[str, ...] = ("dataplane-kernel",)
 
 
 def run_tcp(count: int, back: bool, bench: Bench, underlay: str, contestant: Contestant) -> dict[str, float]:
@@ -137,6 +145,11 @@ def run_rtt(bench: Bench, underlay: str, contestant: Contestant) -> dict[str, fl
     return {"rtt_p50": found["p50_us"], "rtt_p99": found["p99_us"]}
 
 
+def run_restart(bench: Bench, underlay: str, contestant: Contestant) -> dict[str, float]:
+    """Restart the daemon of node 1 in every way, while the pods talk."""
+    return restart_and_watch(bench.restart_seconds, contestant)
+
+
 def _tools(bench: Bench) -> Tools:
     if bench.tools is None:
         raise LabError("this workload needs the load generator, which is not there")
@@ -195,5 +208,6 @@ workloads: dict[str, Workload] = {
         ),
         *(Workload(f"udp{size}", False, True, partial(run_udp, size)) for size in payloads),
         Workload("rtt", False, True, run_rtt),
+        Workload("restart", False, False, run_restart, disrupts=True, without=("bare", "plain")),
     )
 }

@@ -68,7 +68,15 @@ def by_chance(rows: Sequence[Row]) -> float:
 
 def _relative(samples: Sequence[Sample]) -> dict[Cell, list[float]]:
     """Return the values by cell, each divided by the anchor's of the same round; disturbed and zero ones left out."""
-    usable = [sample for sample in samples if not sample.disturbed and sample.value > 0 and sample.metric in metrics]
+    usable = [
+        sample
+        for sample in samples
+        # Counts of losses are mostly 0, and have no ratios; the silences beside them are compared.
+        if not sample.disturbed
+        and sample.value > 0
+        and sample.metric in metrics
+        and not sample.metric.endswith("_lost")
+    ]
     base = {
         (sample.underlay, sample.metric, sample.round): sample.value for sample in usable if sample.contestant == anchor
     }

@@ -19,6 +19,7 @@ _colours = {  # apart for colour-blind eyes too (Okabe and Ito)
     "dataplane": "#0072b2",
     "dataplane-udp": "#56b4e9",
     "plain": "#d55e00",
+    "dataplane-kernel": "#cc79a7",
 }
 _columns = 3
 _panel = (4.2, 1.7)  # inches

@@ -56,7 +56,7 @@ variants: dict[str, tuple[str, ...]] = {
         'flannel.image={"repository":"registry.example/net/dataplane","tag":"1","pullPolicy":"Never"}',
         'global.imagePullSecrets=[{"name":"secret"}]',
         "flannel.healthz.port=0",
-        "flannel.maxUnavailable=3",
+        "flannel.maxSurge=3",
         "flannel.skipCNIConfigInstallation=true",
     ),
     "privileged": ("flannel.privileged=true",),
@@ -157,7 +157,7 @@ def test_what_belongs_to_the_node_can_be_chosen() -> None:
         assert (container["image"], container["imagePullPolicy"]) == ("registry.example/net/dataplane:1", "Never")
     assert options(daemon(documents)).healthz_port == 0
     assert not {"ports", "startupProbe", "livenessProbe", "readinessProbe"} & set(daemon(documents))
-    assert documents["DaemonSet"]["spec"]["updateStrategy"]["rollingUpdate"] == {"maxUnavailable": 3}
+    assert documents["DaemonSet"]["spec"]["updateStrategy"]["rollingUpdate"] == {"maxSurge": 3, "maxUnavailable": 0}
 
 
 def test_cni_directories_are_those_of_the_node() -> None:
@@ -190,9 +190,9 @@ def test_privileged_says_nothing_that_contradicts_it() -> None:
         (('flannel.cniBinDir="opt/cni/bin"',), "flannel/cniBinDir"),
         (('flannel.args="--ip-masq"',), "flannel/args"),
         (('flannel.privileged="yes"',), "flannel/privileged"),
-        (("flannel.maxUnavailable=0",), "flannel/maxUnavailable"),
-        (('flannel.maxUnavailable="0%"',), "flannel/maxUnavailable"),
-        (('flannel.maxUnavailable="many"',), "flannel/maxUnavailable"),
+        (("flannel.maxSurge=0",), "flannel/maxSurge"),
+        (('flannel.maxSurge="0%"',), "flannel/maxSurge"),
+        (('flannel.maxSurge="many"',), "flannel/maxSurge"),
         (("flannel.vnii=5",), "vnii"),
         (("netpol.enabled=true",), "netpol"),
         ((v6_network, "flannel.vni=10000"), "flannel.vni"),

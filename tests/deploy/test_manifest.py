@@ -100,9 +100,14 @@ def test_only_the_pod_has_the_accounts_token() -> None:
     assert pod_spec(documents())["automountServiceAccountToken"] is True
 
 
-def test_an_update_takes_a_share_of_the_nodes() -> None:
-    strategy = documents()["DaemonSet"]["spec"]["updateStrategy"]
-    assert strategy == {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
+def test_an_update_starts_the_next_pod_beside_the_one_that_it_takes_over_from() -> None:
+    spec = documents()["DaemonSet"]["spec"]
+    rolling = {"maxSurge": "10%", "maxUnavailable": 0}
+    assert spec["updateStrategy"] == {"type": "RollingUpdate", "rollingUpdate": rolling}
+    assert options(daemon(documents())).takeover
+    # Both pods are in the host's network: a declared port would keep the second one from the node.
+    assert "ports" not in daemon(documents())
+    assert spec["minReadySeconds"] >= 10
 
 
 def test_rights_are_those_that_are_used() -> None:
@@ -180,14 +185,13 @@ def test_probes_ask_what_the_daemon_serves() -> None:
     container = daemon(documents())
     assert container["command"] == ["dataplane", "run"]
     assert {"run", installer(documents())["command"][1]} <= set(commands)
-    (port,) = container["ports"]
-    assert options(container).healthz_port == port["containerPort"] == 8081
+    assert options(container).healthz_port == 8081
     served = {
         resource.canonical for resource in health_app(NodeState(now=lambda: 0.0, subnet_file="")).router.resources()
     }
     paths = {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
     for probe, path in paths.items():
-        assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}
+        assert container[probe]["httpGet"] == {"path": path, "port": 8081}
         assert path in served
     # A slow board has a minute to load the program; a loop that is held for a moment is no reason to kill it.
     startup = container["startupProbe"]

@@ -9,96 +9,26 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from dataplane.lab.commands import run, wait_for
-from dataplane.lab.node import DaemonNode, healthz_port
-from tests.apiserver.process import first_token
-from tests.netns.kube.kube_cluster import KubeCluster, address, manifest
+from tests.netns.kube.as_pod import add_pod_node, as_in_the_pod, pod, probe
+from tests.netns.kube.kube_cluster import KubeCluster
 
-account = Path("/run/secrets/kubernetes.io/serviceaccount")
-(workload,) = (row for row in yaml.safe_load_all(manifest.read_text()) if row and row["kind"] == "DaemonSet")
-pod = workload["spec"]["template"]["spec"]
-build = manifest.parents[2] / "build" / f"cp{sys.version_info.major}{sys.version_info.minor}"
 admission = {"kernel": "full", "userspace": None}  # of the kernel's device; ours is checked by the core
-
-
-def as_in_the_pod(container: dict[str, Any], directory: Path) -> tuple[str, ...]:
-    """Return the words before a command that take from it what the container has not.
-
-    Args:
-        directory: where the node's files are; they appear at the container's paths.
-    """
-    hosts = {volume["name"]: volume["hostPath"] for volume in pod["volumes"] if "hostPath" in volume}
-    lines = ["set -e", "mount --make-rprivate /"]
-    # An editable installation brings itself up to date when it is imported.
-    kept = [str(build)] if build.exists() else []
-    lines += [f"mount --bind {place} {place}" for place in kept]
-    for mount in container["volumeMounts"]:
-        if mount.get("readOnly") or mount["name"] not in hosts or mount["name"] == "tun":
-            continue
-        path, kind = Path(mount["mountPath"]), hosts[mount["name"]]["type"]
-        source = directory / mount["name"]
-        if kind == "FileOrCreate":
-            source.touch()
-        else:
-            source.mkdir(exist_ok=True)
-        if not path.is_relative_to("/run"):
-            kept.append(str(source))  # a place for it may not be made on the machine: flags name the source
-            lines.append(f"mount --bind {source} {source}")
-            continue
-        if kind == "FileOrCreate":
-            path.touch()
-        else:
-            path.mkdir(exist_ok=True)
-        kept.append(str(path))
-        lines.append(f"mount --bind {source} {path}")
-    skip = "|".join([*kept, "/proc", "/proc/[!s]*", "/dev", "/dev/*"])
-    lines += [
-        "mount --bind /proc/sys /proc/sys",
-        f"while read -r _ _ _ _ place _; do case $place in {skip}) ;; *) mount -o remount,bind,ro $place ;; esac; done "
-        "< /proc/self/mountinfo",
-        "for place in / /tmp /run /var/tmp /etc /root; do ! touch $place/written 2>/dev/null; done",
-    ]
-    asked = container["securityContext"]["capabilities"]
-    assert asked["drop"] == ["ALL"]
-    rights = ",".join(["-all", *(f"+{name.lower()}" for name in asked.get("add", []))])
-    lines.append(f'exec setpriv --no-new-privs --bounding-set={rights} --inh-caps=-all "$@"')
-    return ("unshare", "--mount", "bash", "-c", "\n".join(lines), "pod")
-
-
-def probe(node: DaemonNode, path: str) -> tuple[int, str]:
-    """Return the code and first line that a probe of the kubelet would get."""
-    words = ("curl", "-s", "-w", "\n%{http_code}", f"http://127.0.0.1:{healthz_port}{path}")
-    first, *_, code = run(node.name, *words).stdout.splitlines()
-    return int(code), first
 
 
 @pytest.mark.parametrize("tables", ["iptables", "nftables"])
 @pytest.mark.parametrize("datapath", ["kernel", "userspace"])
 def test_the_daemon_works_with_what_the_pod_has(tmp_path: Path, datapath: str, tables: str) -> None:
     """Packets flow, senders are checked, a store that is away is no reason to kill the daemon, and it ends in time."""
-    (container,) = pod["containers"]
     with KubeCluster(tmp_path, "vxlan", ipv6=True) as cluster:
         server, lab = cluster.server, cluster.lab
         lab.configure({**lab.conf, "EnableNFTables": tables == "nftables"})
-        account.mkdir(parents=True, exist_ok=True)
-        (account / "ca.crt").write_bytes(server.certificate.read_bytes())
-        (account / "namespace").write_text("flannel-dataplane")
-        (account / "token").write_text(first_token)
-        flags = (f"--datapath={datapath}", "--kubeconfig-file=", "--run-dir=/run/dataplane")
-        lab.add("dataplane", *flags, "--subnet-file=/run/flannel/subnet.env", "--ip-masq")
+        node, environment = add_pod_node(cluster, tmp_path / "node", f"--datapath={datapath}")
         lab.add("kernel")
-        (node,) = lab.daemons
-        files = tmp_path / "node"
-        files.mkdir()
-        node.run_dir, node.subnet_file = files / "run-dataplane", files / "run" / "subnet.env"
-        node.wrapper = as_in_the_pod(container, files)
-        place = {"KUBERNETES_SERVICE_HOST": address, "KUBERNETES_SERVICE_PORT": str(server.port)}
-        node.start_daemon(environment={**place, "PYTHONDONTWRITEBYTECODE": "1"})
+        node.start_daemon(environment=environment)
         node.wait_ready()
         for one in lab.nodes:
             one.add_pod()

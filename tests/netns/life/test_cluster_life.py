@@ -145,15 +145,28 @@ def test_subnet_env_is_flannels(make_lab: MakeLab, backend: str) -> None:
 
 
 @backends
-def test_sigterm_leaves_no_device_and_no_route(make_lab: MakeLab, backend: str) -> None:
+def test_sigterm_leaves_the_device_and_its_routes_for_the_next_daemon(make_lab: MakeLab, backend: str) -> None:
     lab = make_lab(backend, "dataplane")
     node = lab.daemons[0]
-    assert device_of[backend] in links(node)
+    devices = {name for name in links(node) - {"lo", "eth0", "cni0", "pod1"} if "gso" not in name}
+    assert device_of[backend] in devices
+    routes = overlay_routes(node)
     assert node.stop_daemon() == 0
-    assert links(node) == {"lo", "eth0", "cni0", "pod1"}
-    assert overlay_routes(node) == ""
+    assert links(node) == {"lo", "eth0", "cni0", "pod1", *devices}
+    assert overlay_routes(node).replace(" linkdown", "") == routes
     assert node.subnet_file.exists()
     assert node.status() is None
+
+
+@backends
+@pytest.mark.parametrize("ends", ["stops", "is killed"])
+def test_the_device_goes_with_a_daemon_that_is_to_leave_none(make_lab: MakeLab, backend: str, ends: str) -> None:
+    lab = make_lab(backend, "dataplane", options=("--leave-tun=false",))
+    node = lab.daemons[0]
+    assert device_of[backend] in links(node)
+    (node.stop_daemon if ends == "stops" else node.kill_daemon)()
+    assert links(node) == {"lo", "eth0", "cni0", "pod1"}
+    assert overlay_routes(node) == ""
 
 
 @backends
@@ -163,7 +176,7 @@ def test_a_killed_daemon_starts_again_where_it_was(make_lab: MakeLab, backend: s
     before: PodNet = node.pod_net()
     mac = (node.status() or {})["lease"].get("vtep_mac")
     node.kill_daemon()
-    assert device_of[backend] not in links(node)
+    assert device_of[backend] in links(node)
     assert not lab.pods[0].ping(lab.pods[1], wait_s=0.2).ok
     node.start_daemon()
     node.wait_ready()

@@ -1,0 +1,75 @@
+"""A rolling update of the manifest's DaemonSet on a node: both pods are there for a while, and nobody notices.
+
+The test is kubelet and controller: it starts the next pod's container, probes the port as the kubelet does, starts a container
+again that has ended, and ends the old pod once the next one is available.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from dataplane.lab.commands import run, wait_for
+from dataplane.lab.steady import Steady
+from tests.netns.kube.as_pod import add_pod_node, pod, probe, workload
+from tests.netns.kube.kube_cluster import KubeCluster
+
+(strategy,) = (workload["spec"]["updateStrategy"]["rollingUpdate"],)
+
+
+def end_pod(container: subprocess.Popen[bytes]) -> int:
+    """Send SIGTERM to the container's process, which is the first of its PID namespace, as seen from here a child."""
+    (child,) = run(None, "pgrep", "-P", str(container.pid)).stdout.split()
+    os.kill(int(child), signal.SIGTERM)
+    return container.wait(pod["terminationGracePeriodSeconds"])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--datapath=userspace",),
+        pytest.param(("--datapath=userspace", "--workers=2"), marks=pytest.mark.long),
+        pytest.param(("--datapath=kernel",), marks=pytest.mark.long),
+    ],
+)
+def test_nobody_notices(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    assert strategy["maxUnavailable"] == 0
+    with KubeCluster(tmp_path, "vxlan", ipv6=True) as cluster:
+        lab = cluster.lab
+        node, environment = add_pod_node(cluster, tmp_path / "node", *flags)
+        node.wrapper = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *node.wrapper)
+        lab.add("kernel")
+        node.start_daemon("--takeover", environment=environment)
+        node.wait_ready()
+        for one in lab.nodes:
+            one.add_pod()
+        lab.wait_converged()
+        with Steady(*lab.pods) as steady:
+            for _ in range(2):
+                old, node.process = node.process, None
+                assert old is not None
+                started = (node.status() or {})["started"]
+                node.start_daemon("--takeover", environment=environment)
+
+                def is_next(before: float = started) -> bool:
+                    assert probe(node, "/healthz") == (200, "flanneld is running")
+                    status = node.status()
+                    assert status is not None
+                    return bool(status["started"] > before and status["ready"])
+
+                wait_for(is_next, 90, "the next pod to have taken over")
+                # The pod before is still there: had its container ended, the kubelet would start it again, to take over.
+                assert old.poll() is None
+                assert end_pod(old) == 0
+                assert probe(node, "/readyz")[0] == 200
+            seen = steady.stop()
+        assert (seen.lost, seen.reordered, seen.tcp_broken, seen.tcp_missing) == ((), 0, "", 0), f"{seen}\n{lab.logs()}"
+        assert "waiting to be told to end" in node.log()
+        refused = [line for line in node.log().splitlines() if "Read-only" in line or "not permitted" in line]
+        assert refused == []
+        last = node.process
+        assert last is not None and end_pod(last) == 0

@@ -1,0 +1,58 @@
+"""The unit of deploy/ under a real systemd: restarted, reloaded, killed, with traffic; it loses nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dataplane.lab.cluster import Lab, net_conf
+from dataplane.lab.steady import Steady
+from tests.netns.life.systemd_node import SystemdNode, install
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return install(tmp_path_factory.mktemp("installed"))
+
+
+ways: dict[str, Callable[[SystemdNode], object]] = {
+    "restart": lambda service: service.systemctl("restart", "dataplane"),
+    "reload": lambda service: service.systemctl("reload", "dataplane"),
+    "kill": lambda service: service.kill(),
+}
+
+
+@pytest.mark.parametrize("backend", ["udp", "vxlan"])
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_lost(command: Path, backend: str, workers: int) -> None:
+    with Lab(net_conf(backend, ipv6=True), options=(f"--workers={workers}",)) as lab:
+        service = SystemdNode(lab, command)
+        try:
+            service.wait_other(0)
+            other = lab.add("dataplane")
+            for daemon in lab.daemons[1:]:
+                daemon.start_daemon()
+                daemon.wait_ready()
+            for node in (service.node, other):
+                node.add_pod()
+            lab.wait_converged()
+            device = (service.node.status() or {})["devices"][0]
+            for name, restart in ways.items():
+                for version in (4, 6):
+                    started = (service.node.status() or {})["started"]
+                    with Steady(*lab.pods, version) as steady:
+                        restart(service)
+                        service.wait_other(started)
+                        seen = steady.stop()
+                    lost = (seen.lost, seen.reordered, seen.tcp_broken, seen.tcp_missing)
+                    assert lost == ((), 0, "", 0), f"{name}: {seen}\n{lab.logs()}"
+            assert (service.node.status() or {})["devices"][0]["index"] == device["index"]
+            assert service.systemctl("show", "-P", "NFileDescriptorStore", "dataplane") != "0"
+            service.systemctl("stop", "dataplane")
+            assert device["name"] in service.node.run("ip", "-o", "link").stdout
+        finally:
+            service.close()

@@ -1,6 +1,6 @@
-"""One checked transfer between two pods: transfer.py receive|send tcp|udp ADDRESS AMOUNT [SEGMENT].
+"""One checked transfer between two pods: transfer.py receive|send tcp|udp ADDRESS AMOUNT [RATE|SEGMENT].
 
-tcp: AMOUNT bytes that the seed AMOUNT makes; udp: one UDP_SEGMENT send of AMOUNT bytes, cut by the kernel at SEGMENT. Both
+tcp: AMOUNT bytes that the seed AMOUNT makes, at most RATE of them a second; udp: one UDP_SEGMENT send of AMOUNT bytes, cut by the kernel at SEGMENT. Both
 ends print what they saw: for tcp length and digest of the stream, for udp those of each datagram in the order of arrival.
 """
 
@@ -10,6 +10,7 @@ import socket
 import sys
 
 UDP_SEGMENT = 103  # linux/udp.h
+SO_MAX_PACING_RATE = 47  # asm-generic/socket.h
 PORT = 7000
 patience_s = 90.0
 
@@ -43,6 +44,8 @@ if role == "receive":
             tell(datagram)
             left -= len(datagram)
 elif protocol == "tcp":
+    if len(sys.argv) > 5:
+        sock.setsockopt(socket.SOL_SOCKET, SO_MAX_PACING_RATE, int(sys.argv[5]))
     sock.connect((address, PORT))
     sock.sendall(payload)
     sock.shutdown(socket.SHUT_WR)

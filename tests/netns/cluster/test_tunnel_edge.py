@@ -114,9 +114,9 @@ def test_neighbours_that_go_and_come_anew(cluster: Lab, version: int) -> None:
     """The other node's MAC changes under traffic and every neighbour entry is flushed: the stream goes on."""
     one, other = cluster.daemons[:2]
     before = tunnel_sends(one)
-    amount = 1000 * mbytes  # lasts while the status is asked, also on a busy machine
+    amount, a_second = 200 * mbytes, 100 * mbytes  # lasts while the status is asked, also on a busy machine
     with receiver(other.pods[0], "tcp", version, amount) as process:
-        words = program("transfer", "send", "tcp", other.pods[0].address_of(version), amount)
+        words = program("transfer", "send", "tcp", other.pods[0].address_of(version), amount, a_second)
         with one.pods[0].start(*words, output=subprocess.DEVNULL) as sending:
             for last in (1, 2, 3):
                 at = tunnel_sends(one)

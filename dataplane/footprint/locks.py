@@ -59,7 +59,8 @@ def subnet_file_lock(path: Path, given: int | None = None) -> Iterator[int | Non
             take_lock(descriptor, f"--subnet-file {path}", "a file")
         with suppress(OSError):  # it is the lock that counts
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         yield descriptor
     finally:
         os.close(descriptor)

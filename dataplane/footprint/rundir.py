@@ -49,7 +49,8 @@ def run_directory(directory: Path, given: int | None = None) -> Iterator[Held]:
         held = Held(descriptor)
         try:
             os.truncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)  # the one that was given has been written to
+            os.write(descriptor, f"{os.getpid()}\n".encode())
         except OSError as error:
             raise _unusable(directory, error) from error
         yield held

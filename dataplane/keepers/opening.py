@@ -11,7 +11,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
 from dataplane.errors import CoreError, HostError
@@ -197,7 +197,9 @@ class _Told:
         self._plan = device.plan
         self._table = device.forwarder.table()
         self._counters, self._peers = device.forwarder.told()
-        self.drops = Drops(device.kernel_drops(), device.host_drops())
+        self.drops = Drops()
+        with suppress(HostError, OSError):  # the host does not tell now: they begin anew
+            self.drops = Drops(device.kernel_drops(), device.host_drops())
 
     def hand_on(self, device: TunDevice) -> None:
         """Have the other one go on by it; raises `CoreError`."""

@@ -78,10 +78,10 @@ class Recorder:
         if self._ends is None:
             return
         version = self._version()
-        content = encode(self.carried())
         try:
+            content = encode(self.carried())
             await asyncio.to_thread(record.write, self._run_dir, content)
-        except HostError as error:
+        except (HostError, OSError) as error:
             self._say.warn("write", f"a restart would not know what is forwarded: {error}", self._state.now())
         else:
             self._say.over("write", "what is forwarded is written down again")

@@ -94,7 +94,11 @@ def attach_tun(name: str, index: int, workers: int, queues: int = 1) -> Tun:
     Raises:
         HostError: the device of this name and index is not there, or is of another kind.
     """
-    if _index_of(name) != index:
+    try:
+        found = _index_of(name)
+    except OSError as error:
+        raise HostError(f"cannot look for the TUN device {name}: {error.strerror}") from error
+    if found != index:
         raise HostError(f"there is no TUN device {name} with index {index} any more")
     tun = _open_all(name, workers, queues, 0)
     if tun.index != index:
@@ -170,7 +174,11 @@ def _open_queue(name: str, flags: int) -> int:
         fd = fcntl.fcntl(queue.fileno(), fcntl.F_DUPFD_CLOEXEC, 0)
     finally:
         queue.close()
-    os.set_blocking(fd, False)
+    try:
+        os.set_blocking(fd, False)
+    except OSError:
+        os.close(fd)  # or the name stays taken
+        raise
     return fd
 
 

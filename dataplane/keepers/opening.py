@@ -101,7 +101,7 @@ class Opener:
             device.complete()
             if before is not None:
                 before.hand_on(device)
-        except CoreError:
+        except BaseException:
             device.close()
             raise
         self.running[plan.name] = device

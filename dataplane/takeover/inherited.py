@@ -86,7 +86,7 @@ def resume(carried: Carried, told: CarriedDevice, before: Mapping[str, tuple[int
     try:
         go_on(device, told)
         device.complete()
-    except CoreError as error:
+    except (HostError, CoreError, OSError) as error:
         device.leave()
         return f"{told.name}: {error}"
     return device

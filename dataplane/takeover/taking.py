@@ -111,8 +111,13 @@ def _reopen_one(carried: Carried, told: CarriedDevice, kept: Kept) -> TunDevice 
     if before is None:
         return f"{told.name} came without its descriptors"
     device = reopen(carried, told, before)
-    if not isinstance(device, str):
+    if isinstance(device, str):
+        return device
+    try:
         device.complete()
+    except (HostError, CoreError, OSError) as error:
+        device.leave()
+        return f"{told.name}: {error}"
     return device
 
 

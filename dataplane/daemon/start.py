@@ -19,7 +19,7 @@ from dataplane.daemon.lives import Lives
 from dataplane.daemon.open_store import open_store
 from dataplane.daemon.options import Options
 from dataplane.daemon.premises import Premises
-from dataplane.errors import BadInput
+from dataplane.errors import BadInput, HostError
 from dataplane.follow.config import follow_config
 from dataplane.footprint import record
 from dataplane.footprint.alone import alone
@@ -135,8 +135,11 @@ class Daemon:
             if left is None or left.is_gone
             else [tun for tun in left.tuns.items() if not self._opener.is_ours(tun[1])]
         )
-        if removed := remove_all(unknown):
-            log.warning("removed TUN devices that an earlier life left: %s", ", ".join(removed))
+        try:
+            if removed := remove_all(unknown):
+                log.warning("removed TUN devices that an earlier life left: %s", ", ".join(removed))
+        except HostError as error:
+            log.warning("a TUN device that an earlier life left stays: %s", error)
 
     def _giving(self, server: Server) -> Giving:
         """What hands over to the next daemon."""

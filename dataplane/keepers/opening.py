@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Protocol
 
-from dataplane.errors import CoreError, HostError
+from dataplane.errors import HostError, HostFault
 from dataplane.keepers.device import Before, Drops, TunDevice
 
 if TYPE_CHECKING:
@@ -110,15 +110,24 @@ class Opener:
         return device
 
     def _open_new(self, plan: DevicePlan, drops: Drops) -> TunDevice:
-        stayed = self.stayed.pop(plan.name, None)
-        if stayed is not None and _same_tun(stayed[0], plan):
-            try:
-                return TunDevice(plan, self._workers, self._spin_us, before=stayed[1], drops=drops)
-            except (HostError, CoreError) as error:
-                log.warning("%s is made anew: %s", stayed[1].name, error)
-        if stayed is not None:
-            _remove(stayed[1])
-        return TunDevice(plan, self._workers, self._spin_us, drops=drops)
+        device = self._attach(plan, drops)
+        if device is None:
+            if plan.name in self.stayed:
+                _remove(self.stayed[plan.name][1])
+            device = TunDevice(plan, self._workers, self._spin_us, drops=drops)
+        self.stayed.pop(plan.name, None)  # not before: what fails is tried again
+        return device
+
+    def _attach(self, plan: DevicePlan, drops: Drops) -> TunDevice | None:
+        """Open the device that stayed, None where there is none that fits; raises `HostError`, `CoreError`: not now."""
+        planned, before = self.stayed.get(plan.name, (None, None))
+        if planned is None or before is None or not _same_tun(planned, plan) or not _is_there(before):
+            return None
+        try:
+            return TunDevice(plan, self._workers, self._spin_us, before=before, drops=drops)
+        except HostFault as error:
+            log.warning("%s is made anew: %s", before.name, error)
+            return None
 
     def _fits(self, device: TunDevice, plan: DevicePlan) -> bool:
         asked, same = (self._workers, self._spin_us), _same_tun(device.plan, plan) and _same_underlay(device.plan, plan)
@@ -174,9 +183,9 @@ class Opener:
                 gone.append(device.name)
         for name, (_, before) in list(self.stayed.items()):
             if name not in wanted:
-                del self.stayed[name]
                 if _remove(before):
                     gone.append(before.name)
+                del self.stayed[name]
         return gone
 
     def is_waiting(self, device: TunDevice) -> bool:
@@ -216,14 +225,19 @@ def remove_all(left: Iterable[tuple[str, int]]) -> list[str]:
     return [name for name, index in left if _remove(Before(name, index))]
 
 
+def _is_there(before: Before) -> bool:
+    from dataplane.host.edges.tun import is_there
+
+    return is_there(before.name, before.index)
+
+
 def _remove(before: Before) -> bool:
+    """Take away a device that stayed; returns whether there was one. Raises `HostError`: not now."""
     from dataplane.host.edges.tun import attach_tun
 
-    try:
-        tun = attach_tun(before.name, before.index, 1)
-    except HostError as error:
-        log.debug("%s", error)
+    if not _is_there(before):
         return False
+    tun = attach_tun(before.name, before.index, 1)
     try:
         tun.stay(False)
     finally:

@@ -94,17 +94,21 @@ def attach_tun(name: str, index: int, workers: int, queues: int = 1) -> Tun:
     Raises:
         HostError: the device of this name and index is not there, or is of another kind.
     """
-    try:
-        found = _index_of(name)
-    except OSError as error:
-        raise HostError(f"cannot look for the TUN device {name}: {error.strerror}") from error
-    if found != index:
+    if not is_there(name, index):
         raise HostError(f"there is no TUN device {name} with index {index} any more")
     tun = _open_all(name, workers, queues, 0)
     if tun.index != index:
         tun.close()
         raise HostError(f"the TUN device {name} was replaced by another while it was attached to")
     return tun
+
+
+def is_there(name: str, index: int) -> bool:
+    """Whether there is a device of this name and index; raises `HostError` where that cannot be told."""
+    try:
+        return _index_of(name) == index
+    except OSError as error:
+        raise HostError(f"cannot look for the TUN device {name}: {error.strerror}") from error
 
 
 def given_tun(fds: Sequence[int]) -> Tun:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from dataplane.core import table_layout
 from dataplane.errors import BadInput, CoreError, HostError
@@ -56,13 +58,12 @@ def _converse(connection: socket.socket, run_dir: Path) -> Inherited:
         opened = _reopen(carried, kept)
     except (HostError, BadInput) as error:
         kept.close()
-        if not isinstance(error, Broken):
+        with suppress(Broken):  # it has gone already where it refused, or where it is what is wrong
             say(connection, "cannot", reason=str(error))
         raise CannotTakeOver(str(error)) from error
     try:
         say(connection, "ready")
-        _, (descriptor,) = hear(connection, "stopped")
-        inherited.carried = decode(read_blob(descriptor, most_bytes))
+        inherited.carried = decode(_blob(*hear(connection, "stopped")))
         for device, told in zip(opened, inherited.carried.devices, strict=True):
             go_on(device, told)
             inherited.running.append((device, told))
@@ -84,14 +85,25 @@ def _state(connection: socket.socket, kept: Kept) -> Carried:
         message, fds = hear(connection, "descriptors", "state", "refused")
         if message["word"] == "refused":
             raise CannotTakeOver(f"the other daemon refuses: {message.get('reason')!s:.400}")
-        if message["word"] == "state" and len(fds) == 1:
-            return decode(read_blob(fds[0], most_bytes))
+        if message["word"] == "state":
+            return decode(_blob(message, fds))
         names = message.get("names")
         if not isinstance(names, list) or len(names) != len(fds):
-            for fd in fds:
-                os.close(fd)
+            _close(fds)
             raise Broken("the other daemon says no names of what it hands over")
         kept.by_name.update(zip(map(str, names), fds, strict=True))
+
+
+def _blob(message: dict[str, Any], fds: list[int]) -> bytes:
+    if len(fds) != 1:
+        _close(fds)
+        raise Broken(f"the other daemon says {message['word']!r} without what belongs to it")
+    return read_blob(fds[0], most_bytes)
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
 
 
 def _reopen(carried: Carried, kept: Kept) -> list[TunDevice]:

@@ -165,7 +165,8 @@ def test_the_device_goes_with_a_daemon_that_is_to_leave_none(make_lab: MakeLab, 
     node = lab.daemons[0]
     assert device_of[backend] in links(node)
     (node.stop_daemon if ends == "stops" else node.kill_daemon)()
-    assert links(node) == {"lo", "eth0", "cni0", "pod1"}
+    # A command that the daemon was about to start when it was killed has its descriptors until it runs.
+    wait_for(lambda: links(node) == {"lo", "eth0", "cni0", "pod1"}, 10, "the device to go")
     assert overlay_routes(node) == ""
 
 

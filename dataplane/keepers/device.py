@@ -160,9 +160,10 @@ class TunDevice:
         self._closed = False
         with ExitStack() as undo:
             beside = undo.enter_context(ExitStack())
+            # In this order whatever was given is closed, wherever it fails.
+            receive, sources = _open_sockets(undo, plan, workers, before)
             tun = _open_tun(plan, workers, before)
             undo.callback(tun.close)
-            receive, sources = _open_sockets(undo, plan, workers, before)
             addresses = {address.version: address.ip for address in plan.addresses}
             forwarder = CoreForwarder(
                 ForwarderConfig(
@@ -244,7 +245,7 @@ class TunDevice:
         self._tun.stay(whether)
 
     def close(self) -> None:
-        """Stop the workers, free the core, close sockets and TUN, in this order; nothing stays. May be called again."""
+        """Stop the workers, free the core, close TUN and sockets, in this order; nothing stays. May be called again."""
         if not self._closed:
             with suppress(HostError):  # the device is gone
                 self._tun.stay(False)

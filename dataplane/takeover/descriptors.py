@@ -6,8 +6,9 @@ What must stay true: whatever was received is closed again unless somebody takes
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 
 roles = ("tun", "receive", "source")
 
@@ -20,13 +21,13 @@ class Kept:
 
     def of(self, plan: str) -> dict[str, tuple[int, ...]] | None:
         """Give a plan's descriptors away, by role; None where there are none, or some are missing."""
-        found: dict[str, tuple[int, ...]] = {}
-        for role in roles:
-            numbered: list[int] = []
-            while (fd := self.by_name.pop(f"{plan}/{role}/{len(numbered)}", None)) is not None:
-                numbered.append(fd)
-            found[role] = tuple(numbered)
-        return found if found["tun"] and found["receive"] else None
+        names = {role: tuple(self._numbered(f"{plan}/{role}/")) for role in roles}
+        if not names["tun"] or not names["receive"]:
+            return None
+        return {role: tuple(self.by_name.pop(name) for name in names[role]) for role in roles}
+
+    def _numbered(self, beginning: str) -> Iterator[str]:
+        return takewhile(self.by_name.__contains__, (f"{beginning}{at}" for at in count()))
 
     def close(self) -> None:
         """Close what nobody took."""

@@ -112,12 +112,15 @@ def is_there(name: str, index: int) -> bool:
 
 
 def given_tun(fds: Sequence[int]) -> Tun:
-    """The device whose queues another process opened and gave us; raises `HostError` where they are not of one device."""
+    """The device whose queues another process opened and gave us; raises `HostError`, and closes them, where they are not of
+    one device."""
     try:
         names = {_request_of(fd)[0] for fd in fds}
         (name,) = names
         return Tun(name, socket.if_nametoindex(name), tuple(fds), bool(_request_of(fds[0])[1] & pytun.IFF_VNET_HDR))
     except (OSError, ValueError) as error:
+        for fd in fds:
+            os.close(fd)
         raise HostError(f"what was given are no queues of one TUN device here: {error}") from error
 
 

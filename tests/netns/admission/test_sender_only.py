@@ -210,6 +210,7 @@ def test_a_daemon_that_may_use_bpf_takes_the_set_away(siege: Siege) -> None:
     assert filters(siege) == ""
 
 
+@pytest.mark.long
 def test_a_set_of_many_is_a_tree_of_chains_in_iptables(siege: Siege) -> None:
     """The address of a peer, and of nobody, is looked for in more than one chain."""
     ours, _, kernels = siege.lab.pods

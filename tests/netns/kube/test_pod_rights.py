@@ -20,7 +20,7 @@ admission = {"kernel": "full", "userspace": None}  # of the kernel's device; our
 
 
 @pytest.mark.parametrize("tables", ["iptables", "nftables"])
-@pytest.mark.parametrize("datapath", ["kernel", "userspace"])
+@pytest.mark.parametrize("datapath", [pytest.param("kernel", marks=pytest.mark.long), "userspace"])
 def test_the_daemon_works_with_what_the_pod_has(tmp_path: Path, datapath: str, tables: str) -> None:
     """Packets flow, senders are checked, a store that is away is no reason to kill the daemon, and it ends in time."""
     with KubeCluster(tmp_path, "vxlan", ipv6=True) as cluster:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 
-import pytest
-
 from dataplane.lab.commands import LabError, wait_for
 from dataplane.lab.steady import Seen, Steady
 from dataplane.lab.topology import Pod
@@ -20,8 +18,6 @@ ways = {
     "kernel": ("vxlan", "kernel"),
     "host-gw": ("host-gw", "auto"),
 }
-# Those that differ the most are tried by `make test`, the others by `make test-long`.
-every_way = ["vxlan", "kernel", *(pytest.param(way, marks=pytest.mark.long) for way in ("udp", "host-gw"))]
 versions = (4, 6)
 
 

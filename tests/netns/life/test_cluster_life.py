@@ -41,7 +41,7 @@ def overlay_routes(node: DaemonNode) -> str:
 # Peers coming and going
 
 
-@backends
+@pytest.mark.parametrize("backend", ["vxlan", pytest.param("udp", marks=pytest.mark.long)])
 def test_peers_come_and_go_without_a_lost_ping(make_lab: MakeLab, backend: str) -> None:
     lab = make_lab(backend, "dataplane", "dataplane", ipv6=False)
     watched = lab.daemons[0]

@@ -18,8 +18,10 @@ from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from dataplane.model import LeaseAttrs
-from tests.netns.life.exchanges import answered_again, every_way, exchange, pings, ways
+from tests.netns.life.exchanges import answered_again, exchange, pings, ways
 from tests.netns.life.shifted_clock import ShiftedClock, day_s, stopped
+
+pytestmark = pytest.mark.long
 
 new_address, new_address6 = "192.0.2.101", "2001:db8::101"
 back_s = 5.0  # from the end of a fault until packets come again
@@ -53,7 +55,7 @@ class Net:
             assert node.process is not None and node.process.poll() is None
 
 
-@pytest.fixture(scope="module", params=every_way)
+@pytest.fixture(scope="module", params=ways)
 def net(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Net]:
     backend, datapath = ways[request.param]
     clock = ShiftedClock(tmp_path_factory.mktemp("clock"))

@@ -13,8 +13,10 @@ from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from tests.netns.cluster.etcd_cluster import EtcdCluster
 from tests.netns.kube.kube_cluster import KubeCluster
-from tests.netns.life.exchanges import every_way, exchange, ways
+from tests.netns.life.exchanges import exchange, ways
 from tests.netns.life.shifted_clock import ShiftedClock, day_s, stopped
+
+pytestmark = pytest.mark.long
 
 away_s = 3.0
 back_s = 5.0
@@ -47,7 +49,7 @@ def gone_for_a_while(lab: Lab) -> None:
     time.sleep(away_s)
 
 
-@pytest.mark.parametrize("way", every_way)
+@pytest.mark.parametrize("way", ways)
 def test_etcd_restarts(way: str, tmp_path: Path) -> None:
     """With all that it had; with vxlan the nodes' leases were to be renewed while it was away."""
     overdue = way == "vxlan"
@@ -92,7 +94,7 @@ def test_machines_sleep_that_have_etcd(sleepers: str, tmp_path: Path) -> None:
         assert [node.process for node in lab.daemons] == processes
 
 
-@pytest.mark.parametrize("way", every_way)
+@pytest.mark.parametrize("way", ways)
 def test_the_api_server_restarts(way: str, tmp_path: Path) -> None:
     """With a version far ahead; with vxlan also with all that it had, and from a backup, with a version of long ago."""
     backend, datapath = ways[way]

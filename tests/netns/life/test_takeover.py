@@ -22,12 +22,12 @@ backends = pytest.mark.parametrize("backend", [pytest.param("udp", marks=pytest.
 ways = pytest.mark.parametrize(
     ("backend", "flags"),
     [
-        ("udp", ("--workers=1",)),
+        pytest.param("udp", ("--workers=1",), marks=pytest.mark.long),
         ("udp", ("--workers=2",)),
         ("vxlan", ("--workers=1",)),
-        ("vxlan", ("--workers=2",)),
-        ("vxlan", ("--datapath=kernel",)),
-        ("host-gw", ()),
+        pytest.param("vxlan", ("--workers=2",), marks=pytest.mark.long),
+        pytest.param("vxlan", ("--datapath=kernel",), marks=pytest.mark.long),
+        pytest.param("host-gw", (), marks=pytest.mark.long),
     ],
 )
 

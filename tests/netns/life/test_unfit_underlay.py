@@ -12,6 +12,8 @@ from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 
+pytestmark = pytest.mark.long
+
 modes = {
     "userspace": ("vxlan", ()),
     "udp": ("udp", ()),

@@ -17,6 +17,8 @@ from dataplane.lab.topology import Place, underlay_address
 from tests.lab_fixtures import MakeLab
 from tests.programs import program
 
+pytestmark = pytest.mark.long
+
 stranger_number = 9
 
 

@@ -21,6 +21,7 @@ from dataplane.runtime.holder import holder_of
 from dataplane.stores.base import Store
 from dataplane.takeover import early
 from dataplane.takeover.inherited import Inherited
+from dataplane.takeover.systemd import forgo
 from dataplane.takeover.taking import CannotTakeOver, take_over
 
 log = logging.getLogger(__name__)
@@ -30,12 +31,19 @@ ask_store_s = 2.0
 
 
 async def begin_late(options: Options, store: Store) -> Inherited:
-    """Return what there is once the run directory is ours.
+    """Return what there is once the run directory is ours; the daemon that has it has what systemd kept for us too.
 
     Raises:
         HostError: another daemon has the run directory, and nobody asked to take over.
         BadConfig: the network configuration cannot be used.
     """
+    stored = forgo(os.environ)
+    inherited = await _begin(options, store)
+    inherited.stored |= stored
+    return inherited
+
+
+async def _begin(options: Options, store: Store) -> Inherited:
     if not options.takeover:
         with run_directory(options.run_dir):  # says who has it, or what is wrong with it
             pass

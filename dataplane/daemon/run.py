@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 
+from dataplane.daemon.bridge import Bridge
 from dataplane.daemon.options import Options
 from dataplane.daemon.start import Daemon
 from dataplane.daemon.successor import Successor
@@ -42,19 +43,25 @@ async def _until_stopped(options: Options, inherited: Inherited | None, daemons:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
-    def on_signal(number: int) -> None:
-        log.info("%s: stopping; once more kills", signal.Signals(number).name)
+    successor = Successor()
+    bridge = Bridge(successor)
+
+    def end() -> None:
         for other in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(other)
             signal.signal(other, signal.SIG_DFL)
         stop.set()
 
+    def on_signal(number: int) -> None:
+        log.info("%s: stopping; once more kills", signal.Signals(number).name)
+        if number != signal.SIGTERM or not bridge.begin(end):
+            end()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
     daemon = Daemon(options, inherited)
     daemons.append(daemon)
-    successor = Successor()
-    loop.add_signal_handler(signal.SIGHUP, successor.start)
+    loop.add_signal_handler(signal.SIGHUP, successor.reload)
     work = asyncio.create_task(daemon.run(), name="daemon")
     stopped = asyncio.create_task(stop.wait(), name="stop")
     await asyncio.wait((work, stopped, daemon.handed_over), return_when=asyncio.FIRST_COMPLETED)
@@ -62,6 +69,7 @@ async def _until_stopped(options: Options, inherited: Inherited | None, daemons:
         _tell_handed_over(daemon.handed_over.result(), successor)
     else:
         tell_systemd("STOPPING=1")
+        successor.kill()
     work.cancel()
     try:
         await work
@@ -80,7 +88,7 @@ async def _until_stopped(options: Options, inherited: Inherited | None, daemons:
 
 def _tell_handed_over(pid: int, successor: Successor) -> None:
     log.info("the data plane is another daemon's now (pid %s)", pid or "not to be seen from here")
-    if pid and pid == successor.pid:
+    if pid and pid == successor.pid and successor.is_service:
         tell_systemd(f"MAINPID={pid}")
 
 

@@ -64,12 +64,12 @@ class Daemon:
         self._clock = WallClock()
         self._written = asyncio.Event()  # subnet.env
         self._state = NodeState(now=self._clock.now, subnet_file=str(options.subnet_file))
-        store = DescriptorStore(os.environ.get("NOTIFY_SOCKET", ""))
+        self._descriptors = DescriptorStore(os.environ.get("NOTIFY_SOCKET", ""))
         self._opener = Opener(
             options.workers,
             options.spin_us,
             stays=options.leave_tun,
-            store=store,
+            store=self._descriptors,
             write_down=partial(record.add_tun, options.run_dir),
         )
         self._recorder = Recorder(options.run_dir, self._opener, self._state)
@@ -118,6 +118,7 @@ class Daemon:
         """Make what was inherited ours."""
         for note in self._inherited.notes:
             log.warning("%s", note)
+        self._descriptors.names |= self._inherited.stored
         self._inherited.give(self._opener)
         self._remove_unknown()
         if self._inherited.running and self._inherited.carried is not None:

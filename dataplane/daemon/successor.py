@@ -1,6 +1,6 @@
-"""Starts the next daemon beside this one (SIGHUP): the same command once more, of whatever version is installed now.
+"""Starts the next daemon beside this one: the same command once more, of whatever version is installed now.
 
-What must stay true: where it does not come up, this one goes on as if nothing had been asked.
+What must stay true: where it does not come up, this one goes on, or ends, as if nothing had been asked.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sequence
+from contextlib import suppress
 
 from dataplane.observe.notify import tell_systemd
 
@@ -16,37 +18,57 @@ log = logging.getLogger(__name__)
 
 
 class Successor:
-    """The next daemon. `pid`: its process id once it was started, 0 while there is none."""
+    """The next daemon.
+
+    Attributes:
+        pid: its process id once it was started, 0 while there is none.
+        is_service: whether systemd is to take it for the service's own from then on.
+    """
 
     def __init__(self) -> None:
         self.pid = 0
+        self.is_service = True
+        self._process: asyncio.subprocess.Process | None = None
         self._waiting: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Start it, unless one is under way."""
+    def reload(self) -> None:
+        """Start it as the service's next process, unless one is under way."""
         if self._waiting is not None and not self._waiting.done():
             log.info("SIGHUP: the next daemon is under way already (pid %d)", self.pid)
             return
         log.info("SIGHUP: starting the next daemon, to take over from this one")
-        self._waiting = asyncio.create_task(self._run(), name="successor")
+        self._waiting = asyncio.create_task(self._reload(), name="successor")
 
-    async def _run(self) -> None:
-        words = [sys.executable, *sys.orig_argv[1:]]
-        if "--takeover" not in words:
-            words.append("--takeover")
-        # The watchdog and the descriptors that systemd keeps are meant for this process id.
+    async def _reload(self) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("LISTEN_")}
-        if "WATCHDOG_PID" in environment:
+        if "WATCHDOG_PID" in environment:  # it is meant for this process id
             environment["WATCHDOG_PID"] = "0"
         tell_systemd("RELOADING=1")
+        await self._run((), environment)
+        tell_systemd("READY=1")
+
+    async def bridge(self, wrapper: Sequence[str]) -> None:
+        """Start it beside the service, by these words before its own; returns when it has ended without taking over."""
+        self.is_service = False
+        to_us = ("LISTEN_", "WATCHDOG_", "NOTIFY_")
+        await self._run(wrapper, {name: value for name, value in os.environ.items() if not name.startswith(to_us)})
+
+    async def _run(self, wrapper: Sequence[str], environment: dict[str, str]) -> None:
+        words = [*wrapper, sys.executable, *sys.orig_argv[1:]]
+        if "--takeover" not in words:
+            words.append("--takeover")
         try:
-            process = await asyncio.create_subprocess_exec(*words, env=environment)
+            self._process = process = await asyncio.create_subprocess_exec(*words, env=environment)
         except OSError as error:
             log.error("the next daemon cannot be started: %s", error)
-            tell_systemd("READY=1")
             return
         self.pid = process.pid
         code = await process.wait()
-        self.pid = 0
+        self.pid, self._process = 0, None
         log.error("the next daemon has ended with %d; this one goes on", code)
-        tell_systemd("READY=1")
+
+    def kill(self) -> None:
+        """End what is under way: this daemon ends, and nobody is to follow."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.kill()

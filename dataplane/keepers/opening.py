@@ -30,8 +30,12 @@ class Store(Protocol):
         """Have these kept, in place of what was kept for this plan; raises `OSError`."""
         ...
 
-    def forget(self, plan: str, descriptors: Mapping[str, tuple[int, ...]]) -> None:
-        """Have them let go of; raises `OSError`."""
+    def has(self, plan: str, descriptors: Mapping[str, tuple[int, ...]]) -> None:
+        """They may be kept already."""
+        ...
+
+    def forget(self, plan: str) -> None:
+        """Have all of a plan let go of; raises `OSError`."""
         ...
 
 
@@ -73,6 +77,7 @@ class Opener:
     def inherit(self, device: TunDevice) -> None:
         """Take over a running device that an earlier process opened."""
         self.running[device.plan.name] = device
+        self._store.has(device.plan.name, device.descriptors)
 
     def found(self, plan: DevicePlan, before: Before) -> None:
         """Know of a device that has stayed and does not run."""
@@ -150,11 +155,14 @@ class Opener:
         """Take the plan's device away."""
         with self._closing:
             device = self._forget(plan)
-            try:
-                self._store.forget(plan.name, device.descriptors)
-            except OSError as error:
-                log.warning("systemd still has descriptors of %s: %s", device.name, error)
+            self._keep_no_more(plan.name)
             device.close()
+
+    def _keep_no_more(self, name: str) -> None:
+        try:
+            self._store.forget(name)
+        except OSError as error:
+            log.warning("systemd still has descriptors of %s: %s", name, error)
 
     def _forget(self, plan: DevicePlan) -> TunDevice:
         self._taken.discard(plan.name)
@@ -183,6 +191,7 @@ class Opener:
                 gone.append(device.name)
         for name, (_, before) in list(self.stayed.items()):
             if name not in wanted:
+                self._keep_no_more(name)
                 if _remove(before):
                     gone.append(before.name)
                 del self.stayed[name]

@@ -29,6 +29,7 @@ def begin(run_dir: Path, environment: Mapping[str, str]) -> Inherited | None:
     except HostError:
         return None
     kept = kept_by_systemd(environment)
+    inherited.stored |= set(kept.by_name)
     try:
         carried = read(run_dir)
     except BadInput as error:

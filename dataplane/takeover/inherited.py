@@ -35,6 +35,7 @@ class Inherited:
         stayed: devices that do not.
         locks: descriptors of locks that the process before held, by what is locked.
         listeners: its listening sockets, by name.
+        stored: names of what systemd keeps.
         notes: sentences for the log, which is not there yet.
     """
 
@@ -45,6 +46,7 @@ class Inherited:
     stayed: list[CarriedDevice] = field(default_factory=list)
     locks: dict[str, int] = field(default_factory=dict)
     listeners: dict[str, socket.socket] = field(default_factory=dict)
+    stored: set[str] = field(default_factory=set)
     notes: list[str] = field(default_factory=list)
 
     def hold_directory(self, run_dir: Path, given: int | None = None) -> None:

@@ -34,27 +34,49 @@ def kept_by_systemd(environment: Mapping[str, str]) -> Kept:
     return kept
 
 
+def forgo(environment: Mapping[str, str]) -> set[str]:
+    """Close what systemd kept for us, which another daemon has; returns the names under which systemd still has it."""
+    kept = kept_by_systemd(environment)
+    names = set(kept.by_name)
+    kept.close()
+    return names
+
+
 class Store:
-    """The store of our service. `address`: NOTIFY_SOCKET; "": there is none, and nothing is done."""
+    """The store of our service.
+
+    Args:
+        address: NOTIFY_SOCKET; "": there is none, and nothing is done.
+
+    Attributes:
+        names: what it may have.
+    """
 
     def __init__(self, address: str) -> None:
         self._address = address
+        self.names: set[str] = set()
+
+    def has(self, plan: str, descriptors: Mapping[str, tuple[int, ...]]) -> None:
+        """It may have these, from the process before us."""
+        self.names |= {name for name, _ in names_of(plan, descriptors)}
 
     def keep(self, plan: str, descriptors: Mapping[str, tuple[int, ...]]) -> None:
         """Have these kept for the next process, in place of what was kept for this plan; raises `OSError`.
 
         systemd is not to look at them itself (FDPOLL=0): an error that waits at a socket would be the end of it.
         """
-        self.forget(plan, descriptors)
+        self.forget(plan)
+        self.has(plan, descriptors)
         for notifier in self._notifier():
             for name, fd in names_of(plan, descriptors):
                 socket.send_fds(notifier, [f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode()], [fd])
 
-    def forget(self, plan: str, descriptors: Mapping[str, tuple[int, ...]]) -> None:
-        """Have them let go of; raises `OSError`."""
+    def forget(self, plan: str) -> None:
+        """Have all of a plan let go of; raises `OSError`."""
         for notifier in self._notifier():
-            for name, _ in names_of(plan, descriptors):
+            for name in [name for name in self.names if name.startswith(f"{plan}/")]:
                 notifier.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
+                self.names.remove(name)
 
     def _notifier(self) -> Iterator[socket.socket]:
         if not self._address:

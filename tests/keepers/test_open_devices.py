@@ -34,7 +34,10 @@ class NoStore:
     def keep(self, plan: str, descriptors: Any) -> None:
         """Do nothing."""
 
-    def forget(self, plan: str, descriptors: Any) -> None:
+    def has(self, plan: str, descriptors: Any) -> None:
+        """Do nothing."""
+
+    def forget(self, plan: str) -> None:
         """Do nothing."""
 
 

@@ -17,6 +17,7 @@ from dataplane.lab.commands import run, wait_for
 from dataplane.lab.steady import Steady
 from tests.netns.kube.as_pod import add_pod_node, pod, probe, workload
 from tests.netns.kube.kube_cluster import KubeCluster
+from tests.traffic import flooded
 
 (strategy,) = (workload["spec"]["updateStrategy"]["rollingUpdate"],)
 
@@ -29,27 +30,31 @@ def end_pod(container: subprocess.Popen[bytes]) -> int:
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("backend", "flags", "times"),
     [
-        ("--datapath=userspace",),
-        pytest.param(("--datapath=userspace", "--workers=2"), marks=pytest.mark.long),
-        pytest.param(("--datapath=kernel",), marks=pytest.mark.long),
+        ("vxlan", ("--datapath=userspace",), 2),
+        pytest.param("vxlan", ("--datapath=kernel",), 2, marks=pytest.mark.long),
+        *(
+            pytest.param(backend, ("--datapath=userspace", f"--workers={workers}"), 20, marks=pytest.mark.long)
+            for backend in ("udp", "vxlan")
+            for workers in (1, 2)
+        ),
     ],
 )
-def test_nobody_notices(tmp_path: Path, flags: tuple[str, ...]) -> None:
+def test_nobody_notices(tmp_path: Path, backend: str, flags: tuple[str, ...], times: int) -> None:
+    """Another pod floods meanwhile, by the same workers and sockets."""
     assert strategy["maxUnavailable"] == 0
-    with KubeCluster(tmp_path, "vxlan", ipv6=True) as cluster:
+    with KubeCluster(tmp_path, backend, ipv6=True) as cluster:
         lab = cluster.lab
         node, environment = add_pod_node(cluster, tmp_path / "node", *flags)
         node.wrapper = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *node.wrapper)
-        lab.add("kernel")
         node.start_daemon("--takeover", environment=environment)
         node.wait_ready()
-        for one in lab.nodes:
-            one.add_pod()
-        lab.wait_converged()
-        with Steady(*lab.pods) as steady:
-            for _ in range(2):
+        lab.start("kernel" if backend == "vxlan" else "dataplane", pods=2)
+        one, loud = node.add_pod(), node.add_pod()
+        other, quiet, *_ = lab.pods
+        with flooded(loud.name, quiet.address, 600.0), Steady(one, other) as steady:
+            for _ in range(times):
                 old, node.process = node.process, None
                 assert old is not None
                 started = (node.status() or {})["started"]
@@ -67,6 +72,7 @@ def test_nobody_notices(tmp_path: Path, flags: tuple[str, ...]) -> None:
                 assert end_pod(old) == 0
                 assert probe(node, "/readyz")[0] == 200
             seen = steady.stop()
+        print(f"{backend} {flags}: {times} updates, {seen}")
         assert (seen.lost, seen.reordered, seen.tcp_broken, seen.tcp_missing) == ((), 0, "", 0), f"{seen}\n{lab.logs()}"
         assert "waiting to be told to end" in node.log()
         refused = [line for line in node.log().splitlines() if "Read-only" in line or "not permitted" in line]

@@ -12,6 +12,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 from dataplane.lab.cluster import Lab
 from dataplane.lab.commands import LabError, run, wait_for
 from dataplane.lab.node import DaemonNode
@@ -31,8 +33,13 @@ exec env -i container=lab SYSTEMD_UNIT_PATH="$1" PATH="$PATH" /lib/systemd/syste
 _hides_the_checkout = r"(?m)^(PrivateTmp|ProtectHome)=.*\n"
 
 
-def install(directory: Path) -> Path:
-    """Install this checkout in a directory, as a user would have it, and return the command."""
+def installed(places: pytest.TempPathFactory) -> Path:
+    """Return the command of this checkout installed as a user would have it; each test process installs it once."""
+    place = places.getbasetemp() / "installed"
+    return place / "dataplane" if (place / "dataplane").exists() else _install(place)
+
+
+def _install(directory: Path) -> Path:
     package = directory / "package"
     words = ["-q", "--no-build-isolation", "--no-deps", "--no-index", f"-Cbuild-dir={directory / 'build'}"]
     run(None, sys.executable, "-m", "pip", "install", *words, "--target", str(package), str(root), timeout=300)
@@ -48,7 +55,7 @@ def install(directory: Path) -> Path:
 
 
 class SystemdNode:
-    """One node of a lab under systemd; the node itself is `node`, whose daemon this starts."""
+    """One node of a lab under systemd; the node itself is `node`, whose daemon this starts, by the lines of `settings`."""
 
     def __init__(self, lab: Lab, command: Path) -> None:
         node = lab.add("dataplane")
@@ -59,7 +66,7 @@ class SystemdNode:
         for name in ("sysinit", "basic", "shutdown", "network-online"):
             (units / f"{name}.target").write_text("[Unit]\nDefaultDependencies=no\n")
         (units / "lab.target").write_text("[Unit]\nDefaultDependencies=no\nWants=dataplane.service\n")
-        settings = node.directory / "settings"
+        self.settings = settings = node.directory / "settings"
         settings.write_text("".join(f"{name}={value}\n" for name, value in node.settings().items()))
         text = re.sub(_hides_the_checkout, "", unit.read_text())
         text = text.replace("/opt/dataplane/bin/dataplane", str(command)).replace(

@@ -8,15 +8,16 @@ from pathlib import Path
 import pytest
 
 from dataplane.lab.cluster import Lab, net_conf
+from dataplane.lab.commands import CommandFailed, wait_for
 from dataplane.lab.steady import Steady
-from tests.netns.life.systemd_node import SystemdNode, install
+from tests.netns.life.systemd_node import SystemdNode, installed
 
 pytestmark = pytest.mark.long
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def command(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return install(tmp_path_factory.mktemp("installed"))
+    return installed(tmp_path_factory)
 
 
 ways: dict[str, Callable[[SystemdNode], object]] = {
@@ -52,7 +53,38 @@ def test_nothing_is_lost(command: Path, backend: str, workers: int) -> None:
                     assert lost == ((), 0, "", 0), f"{name}: {seen}\n{lab.logs()}"
             assert (service.node.status() or {})["devices"][0]["index"] == device["index"]
             assert service.systemctl("show", "-P", "NFileDescriptorStore", "dataplane") != "0"
+            ends = service.node.log().count("stopped; the lease stays")
             service.systemctl("stop", "dataplane")
+            assert service.node.log().count("stopped; the lease stays") == ends + 1
+            assert service.node.status() is None
             assert device["name"] in service.node.run("ip", "-o", "link").stdout
+        finally:
+            service.close()
+
+
+def test_a_service_that_does_not_come_up_again_is_carried_for(command: Path) -> None:
+    with Lab(net_conf("vxlan")) as lab:
+        service = SystemdNode(lab, command)
+        try:
+            service.wait_other(0)
+            service.node.add_pod()
+            lab.start("dataplane")
+            started = (service.node.status() or {})["started"]
+            right = service.settings.read_text()
+            with Steady(*lab.pods) as steady:
+                bad = service.node.directory / "bad.json"
+                bad.write_text('{"Network": "nonsense"}')
+                service.settings.write_text(right + f"FLANNELD_NET_CONFIG_PATH={bad}\n")
+                with pytest.raises(CommandFailed):
+                    service.systemctl("restart", "dataplane")
+                assert lab.pods[0].ping(lab.pods[1]).ok
+                service.settings.write_text(right)
+                service.systemctl("restart", "dataplane")
+                service.wait_other(started)
+                seen = steady.stop()
+            assert (seen.lost, seen.reordered, seen.tcp_broken) == ((), 0, ""), f"{seen}\n{lab.logs()}"
+            log = service.node.log()
+            assert "carries until the next has taken over" in log and f"{bad}" in log, log
+            wait_for(lambda: "-restart-" not in service.systemctl("list-units", "--plain"), 60, "the bridge to end")
         finally:
             service.close()

@@ -18,11 +18,16 @@ from dataplane.runtime.place import here
 from dataplane.runtime.private_files import NotOurs, opened_directory
 
 answer_limit_s = 5.0
+not_ready = 3  # 1 is ours for errors, 2 argparse's for wrong usage
 
 
 def add_parser(subparsers: Any) -> None:
     """Set up the parser of `dataplane status`."""
-    parser = subparsers.add_parser("status", help="what the node's daemon knows and does")
+    parser = subparsers.add_parser(
+        "status",
+        help="what the node's daemon knows and does",
+        epilog="exit code: 0 the node is ready, 3 it is not ready, 1 no daemon answers, 2 wrong usage",
+    )
     parser.add_argument("--json", action="store_true", help="print the whole status document")
     parser.add_argument(
         "--run-dir",
@@ -33,7 +38,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the status; raises `HostError` when no daemon answers."""
+    """Print the status; returns 0 if the node is ready, `not_ready` if not. Raises `HostError` when no daemon answers."""
     document = fetch(args.run_dir / status_socket)
     netns, ours = document.get("netns"), here().netns
     if netns and ours and netns != ours:
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         from dataplane.cli.status_view import show
 
         show(document, time.time())
-    return 0
+    return 0 if document["ready"] else not_ready
 
 
 def fetch(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import Any
 
 from rich.box import SIMPLE
@@ -45,6 +46,10 @@ drop_words = {
     "forged_encap": "encapsulation that this node does not send itself: a pod forged it",
     "icmp_limited": "ICMP error not made, too many already",
 }
+silent_words = (
+    "  Nothing that was let in comes from a silent peer: its daemon is down, something on the way drops the port, or what it\n"
+    "  sends is refused here (dropped, below: receive_...). `dataplane status` there tells whether what we send arrives."
+)
 host_drop_words = {
     "receive_udp": "datagrams that no socket got: wrong checksum or length, or another program's buffer full",
     "receive_fragments": "pieces of which the rest did not come",
@@ -57,9 +62,16 @@ def show(document: dict[str, Any], now: float) -> None:
     """Print the document to stdout."""
     # emoji: rich would turn the :ab: of a MAC address into a picture.
     console = Console(highlight=False, emoji=False)
-    if not console.is_terminal:
-        # Nothing says how wide a file or a pipe is; what is cut off there is lost.
-        console = Console(highlight=False, emoji=False, width=wide)
+    if console.is_terminal:
+        _show(document, now, console)
+        return
+    # Nothing says how wide a file or a pipe is; what is cut off there is lost.
+    text = StringIO()
+    _show(document, now, Console(file=text, highlight=False, emoji=False, width=wide))
+    print("\n".join(line.rstrip() for line in text.getvalue().splitlines()))
+
+
+def _show(document: dict[str, Any], now: float, console: Console) -> None:
     ready = "[bold green]ready[/]" if document["ready"] else "[bold red]not ready[/]"
     console.print(f"dataplane is {ready}")
     problems = document["problems"]
@@ -75,6 +87,10 @@ def show(document: dict[str, Any], now: float) -> None:
     unreachable = [peer for peer in document["peers"] if peer.get("unreachable")]
     if unreachable:
         console.print(_unreachable(unreachable, _own_addresses(document), now))
+    silent = [peer for peer in document["peers"] if peer.get("silent")]
+    if silent:
+        console.print(_silent(silent, now))
+        console.print(silent_words)
     drops = {reason: count for reason, count in document["drops"].items() if count}
     if drops:
         console.print(_drops(drops, "dropped", drop_words))
@@ -167,6 +183,17 @@ def _unreachable(peers: list[dict[str, Any]], own: set[str], now: float) -> Tabl
         table.add_row(
             peer["subnet"], f"{peer['icmp_unreachables']:,}", f"{max(0, int(now - told['last']))} s ago", text
         )
+    return table
+
+
+def _silent(peers: list[dict[str, Any]], now: float) -> Table:
+    table = Table("silent", "sent to for", "packets", "last heard", box=SIMPLE)
+    for peer in peers[:most_problems]:
+        told, heard = peer["silent"], peer["heard"]
+        last = "never by this daemon" if heard is None else f"{lasted(now - heard)} ago"
+        table.add_row(peer["subnet"], lasted(told["seconds"]), f"{told['packets']:,}", last)
+    if len(peers) > most_problems:
+        table.add_row(f"and {len(peers) - most_problems} more")
     return table
 
 

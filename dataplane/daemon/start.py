@@ -21,6 +21,7 @@ from dataplane.daemon.options import Options
 from dataplane.daemon.premises import Premises
 from dataplane.errors import BadInput, HostError
 from dataplane.follow.config import follow_config
+from dataplane.follow.heard import Hearing
 from dataplane.footprint import record
 from dataplane.footprint.alone import alone
 from dataplane.footprint.locks import subnet_file_lock
@@ -104,6 +105,7 @@ class Daemon:
                     spawn(group, "watchdog", self._state, _feed_watchdog, period)
                 spawn(group, "inherited leases", self._state, self._end_leases)
                 spawn(group, "takeover", self._state, giving.serve)
+                spawn(group, "heard", self._state, Hearing(self._state).run)
                 spawn(group, "record", self._state, self._recorder.run)
                 self._state.write_down = self._recorder.write
                 await self._live(group, stack, store, host)

@@ -34,6 +34,10 @@ class Forwarding(Protocol):
         """Dropped packets by reason."""
         ...
 
+    def exchanged(self) -> dict[IPNetwork, tuple[int, int]]:
+        """Packets sent to and received from each peer that exchanged any since this was asked last; at first: none."""
+        ...
+
     def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         """Counters by overlay prefix, of those in the table, or of these."""
         ...

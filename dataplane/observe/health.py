@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 most_connections = 64  # of each listener
 look_s = 5.0  # a connection that was there at the last look is closed: answers take milliseconds
+last_answers_s = 1.0
 prometheus_type = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -163,14 +164,24 @@ class _Bound:
         self._seen = set(self._server.connections)
 
     async def close(self) -> None:
+        """Accept no more; who was accepted gets his answer if he asks soon: another daemon may have the listener by now, and
+        a probe is to see none of that."""
         if self._listening is not None:
             self._listening.close()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(last_answers_s):
+                while self._server.connections:  # noqa: ASYNC110 (it tells nobody)
+                    await asyncio.sleep(last_answers_s / 100)
         await self._runner.cleanup()
 
 
 async def _attach(app: web.Application, listener: socket.socket) -> _Bound:
     from aiohttp import web
 
+    async def is_the_only_one(_: web.Request, response: web.StreamResponse) -> None:
+        response.force_close()  # so that a connection that stands has no answer yet
+
+    app.on_response_prepare.append(is_the_only_one)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
     await runner.setup()
     assert runner.server is not None  # noqa: S101 (set up)

@@ -33,6 +33,10 @@ class KernelForwarding:
         """Packets dropped by reason."""
         return self.count_drops()
 
+    def exchanged(self) -> dict[IPNetwork, tuple[int, int]]:
+        """Return nothing."""
+        return {}
+
     def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         """Return nothing."""
         return {}

@@ -18,10 +18,13 @@ from dataplane.runtime.pieces import batched
 
 peer_fields = ("tx_packets", "tx_bytes", "rx_packets", "rx_bytes")
 _unreachables, _unreachable = "dataplane_peer_icmp_unreachables_total", "dataplane_peer_unreachable"
+_heard, _silent = "dataplane_peer_last_heard_timestamp_seconds", "dataplane_peer_silent"
 _peer_families = {
     **{f"dataplane_peer_{name}_total": ("counter", f"Inner {name} by peer subnet") for name in peer_fields},
     _unreachables: ("counter", "ICMP errors that say a peer is unreachable, by its subnet"),
     _unreachable: ("gauge", "1 while ICMP says that a peer is unreachable"),
+    _heard: ("gauge", "Unix time when something valid last came from a peer, if that is known"),
+    _silent: ("gauge", "1 while a peer is sent to and nothing comes from it"),
 }
 event_help = {
     "store_errors": "Failed contacts with the lease store",
@@ -107,7 +110,7 @@ def render(state: NodeState) -> Iterator[bytes]:
     # The library would make some million objects of 100,000 peers, in one go.
     made: dict[str, list[bytes]] = {name: [] for name in _peer_families}
     for rows in batched(state.peers()):
-        for name, values in _peer_values(rows).items():
+        for name, values in _peer_values(state, rows).items():
             lines = (f'{name}{{peer="{prefix}"}} {float(value)}\n' for prefix, value in values)
             made[name].append("".join(lines).encode())
         yield b""
@@ -116,9 +119,11 @@ def render(state: NodeState) -> Iterator[bytes]:
         yield b"".join(made[name])
 
 
-def _peer_values(rows: Sequence[tuple[DeviceState, Peer, PeerCounters | None]]) -> dict[str, list[tuple[str, int]]]:
+def _peer_values(
+    state: NodeState, rows: Sequence[tuple[DeviceState, Peer, PeerCounters | None]]
+) -> dict[str, list[tuple[str, float]]]:
     """Return, by metric, peers' prefixes and values."""
-    values: dict[str, list[tuple[str, int]]] = {
+    values: dict[str, list[tuple[str, float]]] = {
         f"dataplane_peer_{name}_total": [
             (str(peer.prefix), getattr(counters, name)) for _, peer, counters in rows if counters is not None
         ]
@@ -131,4 +136,8 @@ def _peer_values(rows: Sequence[tuple[DeviceState, Peer, PeerCounters | None]]) 
     ]
     values[_unreachables] = [(prefix, 0 if each is None else each.count) for prefix, each in told]
     values[_unreachable] = [(prefix, each is not None and each.reason is not None) for prefix, each in told]
+    wall, now = state.now(), state.monotonic()
+    heard = [(str(peer.prefix), known) for device, peer, _ in rows if (known := device.heard.get(peer.prefix))]
+    values[_heard] = [(prefix, wall - (now - known.last)) for prefix, known in heard if known.last is not None]
+    values[_silent] = [(prefix, known.silent_s(now) is not None) for prefix, known in heard]
     return values

@@ -16,6 +16,7 @@ from dataplane.observe.forwarding import Forwarding
 from dataplane.runtime.pieces import pieces_of
 
 store_silence_s = 5.0
+silent_after_s, silent_packets = 10.0, 3  # of a peer: traffic one way alone is rare, and a lost packet is none
 status_socket = "status.sock"  # in the run directory
 unreachable_words: Mapping[UnreachableReason, str] = {
     "port_closed": "port closed: no daemon listens there",
@@ -44,6 +45,27 @@ class PeerUnreachable:
 
 
 @dataclass(slots=True)
+class PeerHeard:
+    """When one peer was heard, and what it was sent since without an answer. Seconds of `NodeState.monotonic`.
+
+    Attributes:
+        last: when something came from it that was let in; None: not since this daemon looks.
+        asked_since: of the first look since then that found something sent to it; None: nothing was.
+        asked: packets sent to it since.
+    """
+
+    last: float | None = None
+    asked_since: float | None = None
+    asked: int = 0
+
+    def silent_s(self, now: float) -> float | None:
+        """For how long it has not answered; None where that says nothing yet."""
+        if self.asked_since is None or self.asked < silent_packets or now - self.asked_since < silent_after_s:
+            return None
+        return now - self.asked_since
+
+
+@dataclass(slots=True)
 class DeviceState:
     """One device that carries packets; `forwarding` is None while it does not exist (yet, or being rebuilt).
 
@@ -55,6 +77,7 @@ class DeviceState:
         admission: how much of what comes in is checked against the leases: "full", "sender only" or "none"; ""
             where there is nothing to check.
         unreachable: peers of whom ICMP said so, by underlay address.
+        heard: what was heard of peers that something was exchanged with, by overlay prefix.
     """
 
     name: str
@@ -68,6 +91,7 @@ class DeviceState:
     direct: set[IPNetwork] = field(default_factory=set)
     admission: str = ""
     unreachable: dict[IPAddress, PeerUnreachable] = field(default_factory=dict)
+    heard: dict[IPNetwork, PeerHeard] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +117,7 @@ class NodeState:
     """Everything worth telling about this node.
 
     Attributes:
-        now: Unix time in seconds.
+        now, monotonic: Unix time in seconds, and those of a clock that nobody sets.
         started: when this process began; forwarding_since: since when packets are forwarded without a break that we
             know of, by it or by those before it.
         blockers: why the node is not ready, one sentence by subject.
@@ -110,6 +134,7 @@ class NodeState:
     """
 
     now: Callable[[], float] = time.time
+    monotonic: Callable[[], float] = time.monotonic
     started: float = 0.0
     forwarding_since: float | None = None
     backend: str = ""

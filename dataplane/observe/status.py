@@ -21,7 +21,7 @@ def document(state: NodeState) -> Iterator[bytes]:
     """Yield the status document, each part little work. Times are Unix seconds, sizes bytes."""
     yield json.dumps(_facts(state)).encode().removesuffix(b"}")
     yield from _list("problems", state.problems())
-    yield from _list("peers", (_peer(*row) for row in state.peers()))
+    yield from _list("peers", (_peer(state, *row) for row in state.peers()))
     for name, told in (("refused_leases", state.refused), ("mismatched_leases", state.mismatched)):
         yield from _list(name, ({"lease": key, "reason": text} for key, text in list(told.items())))
     yield b"}"
@@ -93,7 +93,7 @@ def _device(state: NodeState, device: DeviceState) -> dict[str, Any]:
     }
 
 
-def _peer(device: DeviceState, peer: Peer, counters: PeerCounters | None) -> dict[str, Any]:
+def _peer(state: NodeState, device: DeviceState, peer: Peer, counters: PeerCounters | None) -> dict[str, Any]:
     told = None if peer.next_hop is None else device.unreachable.get(peer.next_hop)
     return {
         "subnet": str(peer.prefix),
@@ -107,6 +107,18 @@ def _peer(device: DeviceState, peer: Peer, counters: PeerCounters | None) -> dic
         "rx_bytes": None if counters is None else counters.rx_bytes,
         "icmp_unreachables": 0 if told is None else told.count,
         "unreachable": None if told is None else _unreachable(told),
+        **_heard(state, device, peer),
+    }
+
+
+def _heard(state: NodeState, device: DeviceState, peer: Peer) -> dict[str, Any]:
+    """When it was heard, and whether it is silent: null where that is not known."""
+    known = device.heard.get(peer.prefix)
+    now = state.monotonic()
+    silent = None if known is None else known.silent_s(now)
+    return {
+        "heard": None if known is None or known.last is None else state.now() - (now - known.last),
+        "silent": None if known is None or silent is None else {"seconds": silent, "packets": known.asked},
     }
 
 

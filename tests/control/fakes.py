@@ -100,6 +100,9 @@ class FakeForwarder:
     def drops(self) -> dict[str, int]:
         return {}
 
+    def exchanged(self) -> dict[IPNetwork, tuple[int, int]]:
+        return {}
+
     def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         return {}
 

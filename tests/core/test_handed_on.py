@@ -9,7 +9,7 @@ import pytest
 from dataplane.core import Forwarder, max_peers
 from dataplane.errors import CoreError
 from dataplane.model import Peer, PeerCounters
-from tests.core.edges import Edges, all_peers
+from tests.core.edges import Edges, all_peers, vxlan
 from tests.core.packets import good_in, good_out
 
 
@@ -98,3 +98,17 @@ def test_counters_that_were_told_do_not_count_twice_at_sockets_that_go_on() -> N
         assert following.drops()["receive_socket"] == counters["drop_receive_socket"]
         assert set(following.since_start().values()) == {0}
         following.close()
+
+
+def test_who_exchanged_what_since_it_was_asked() -> None:
+    with Edges("vxlan") as edges:
+        forwarder = edges.forwarder
+        assert forwarder.exchanged() == {}
+        edges.send_tun(good_out)
+        edges.recv_underlay()
+        (told,) = forwarder.exchanged().items()
+        assert forwarder.peer_counters()[told[0]].tx_packets == 1 and told[1] == (1, 0)
+        edges.send_underlay(vxlan(good_in))
+        edges.recv_tun()
+        assert forwarder.exchanged() == {told[0]: (0, 1)}
+        assert forwarder.exchanged() == {}

@@ -39,6 +39,9 @@ class Forwarder:
     def drops(self) -> dict[str, int]:
         return {"send_no_route": 5, "receive_vni": 0}
 
+    def exchanged(self) -> dict[IPNetwork, tuple[int, int]]:
+        return {}
+
     def peer_counters(self, prefixes: Iterable[IPNetwork] | None = None) -> dict[IPNetwork, PeerCounters]:
         return {subnet: PeerCounters(1, 20, 3, 40)}
 

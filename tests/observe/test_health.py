@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, UnixConnector
 
 from dataplane.cli import status as status_command
 from dataplane.errors import HostError
@@ -121,3 +121,28 @@ def test_status_socket_is_its_owners_and_replaces_a_stale_one(tmp_path: Path) ->
 
     serve(state, tmp_path, check)
     assert not path.exists()
+
+
+def test_who_was_accepted_is_answered_also_when_we_end(tmp_path: Path) -> None:
+    """As a daemon does whose listener another one has by then."""
+    state, _, _ = running()
+
+    async def scenario() -> bytes:
+        server = health.Server(state, tmp_path, "127.0.0.1", 0)
+        server.open()
+        answering = asyncio.create_task(server.serve())
+        async with ClientSession(connector=UnixConnector(str(tmp_path / "status.sock"))) as session:
+            assert (await session.get("http://x/status")).status == 200
+        reader, writer = await asyncio.open_unix_connection(str(tmp_path / "status.sock"))
+        while not any(bound._server.connections for bound in server._bounds.values()):  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0)
+        answering.cancel()
+        closing = asyncio.create_task(server.close())
+        await asyncio.sleep(0)
+        writer.write(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = await reader.read()
+        await closing
+        writer.close()
+        return answer
+
+    assert asyncio.run(scenario()).startswith(b"HTTP/1.1 200 OK")

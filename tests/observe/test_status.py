@@ -41,6 +41,8 @@ def test_status_document_has_the_contracts_shape() -> None:
         "rx_bytes": 40,
         "icmp_unreachables": 0,
         "unreachable": None,
+        "heard": None,
+        "silent": None,
     }
     assert body["drops"] == {"send_no_route": 5, "receive_vni": 0, "forged_encap": 0}
 

@@ -50,9 +50,9 @@ def test_nobody_notices(tmp_path: Path, backend: str, flags: tuple[str, ...], ti
         node.wrapper = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child", *node.wrapper)
         node.start_daemon("--takeover", environment=environment)
         node.wait_ready()
-        lab.start("kernel" if backend == "vxlan" else "dataplane", pods=2)
         one, loud = node.add_pod(), node.add_pod()
-        other, quiet, *_ = lab.pods
+        lab.start("kernel" if backend == "vxlan" else "dataplane", pods=2)
+        other, quiet = lab.pods[2:]
         with flooded(loud.name, quiet.address, 600.0), Steady(one, other) as steady:
             for _ in range(times):
                 old, node.process = node.process, None

@@ -21,7 +21,7 @@ from dataplane.cli.status import fetch
 from dataplane.doctor.examine import examine
 from dataplane.doctor.finding import Finding, Level
 from dataplane.doctor.node import Asked
-from dataplane.errors import HostError, printable
+from dataplane.errors import DataplaneError, printable
 from dataplane.host.interface import InterfaceChoice
 from dataplane.observe.state import status_socket
 
@@ -30,13 +30,14 @@ _indent = 18
 _word = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
 _colours = {Level.ok: "32", Level.warn: "33", Level.fail: "1;31"}
 
-about = """\
-Examine this node, with or without its daemon running. Nothing is changed.
-Each line is a check: OK; WARN, it may do harm or could not be looked at;
-FAIL, packets are lost or the daemon does not start. Below it is what mends it.
-Exit code: 0 all OK or WARN, 1 any FAIL, 2 wrong usage.
-Before the daemon runs, FLANNELD_IFACE, FLANNELD_NET_CONFIG_PATH,
-FLANNELD_SUBNET_FILE and the like say what its flags will be."""
+_about = (
+    "Examine this node, with or without its daemon running. Nothing is changed. Each line is a check: OK; WARN, it may do "
+    "harm or could not be looked at; FAIL, packets are lost or the daemon does not start. Below it is what mends it."
+)
+_more = (
+    "Exit code: 0 all OK or WARN, 1 any FAIL, 2 wrong usage. Before the daemon runs, its environment variables "
+    "(FLANNELD_IFACE, FLANNELD_NET_CONFIG_PATH, FLANNELD_SUBNET_FILE and the like) say here too how it will be started."
+)
 
 
 def add_parser(subparsers: Any) -> None:
@@ -44,8 +45,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "doctor",
         help="what keeps this node from carrying packets, and what mends it",
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_about,
+        epilog=_more,
     )
     parser.add_argument("--json", action="store_true", help="print a list of {check, level, text, mend}")
     parser.add_argument(
@@ -73,7 +74,7 @@ def _asked(run_dir: Path) -> Asked:
     document, silence = None, ""
     try:
         document = fetch(run_dir / status_socket)
-    except HostError as error:
+    except DataplaneError as error:
         silence = str(error)
     return Asked(
         document,

@@ -22,7 +22,7 @@ def check_daemon(node: Node) -> list[Finding]:
 def judge_daemon(node: Node) -> list[Finding]:
     """Judge the status, and subnet.env beside it."""
     if node.document is None:
-        found = [warn("daemon", node.asked.silence, "systemctl start dataplane")]
+        found = [_silent(node.asked.silence)]
         if node.conf_problem:
             found.append(fail("daemon", f"network configuration: {node.conf_problem}", f"cat {node.asked.net_config}"))
         return found
@@ -46,8 +46,19 @@ def judge_daemon(node: Node) -> list[Finding]:
     contact = document["store"]["last_contact"]
     store = f", store heard {max(0, document['time'] - contact):.0f} s ago" if contact else ""
     return [
-        ok("daemon", f"ready, pid {document['pid']}, {len(document['peers'])} peer routes{store}; subnet.env agrees")
+        ok(
+            "daemon",
+            f"ready, pid {document['pid']}, subnets of peers: {len(document['peers'])}{store}; subnet.env agrees",
+        )
     ]
+
+
+def _silent(why: str) -> Finding:
+    if why.startswith("no daemon is running"):
+        return warn("daemon", why, "systemctl start dataplane")
+    if why.startswith("not allowed"):
+        return warn("daemon", why, "sudo dataplane doctor")
+    return fail("daemon", why, "systemctl restart dataplane")
 
 
 def _subnet_file(node: Node) -> list[Finding]:

@@ -72,7 +72,8 @@ async def gather(versions: Iterable[int]) -> Rules:
     if find("nft"):
         code, out, err = await ask("nft", "-j", "list", "ruleset")
         if code:
-            unseen.append(f"nft -j list ruleset: {err.strip() or f'exit code {code}'}")
+            said = err.strip().splitlines() or [f"exit code {code}"]
+            unseen.append(f"nft -j list ruleset: {said[0]}")
         else:
             chains = nft_rules.read(out)
             # What iptables keeps there is read from iptables-save, which says more of it.
@@ -107,9 +108,10 @@ def judge_firewall(node: Node, rules: Rules) -> list[Finding]:
         findings.append(warn("firewall", text, "iptables-legacy-save; nft list ruleset"))
     if findings:
         return findings
-    ports = f"UDP port {' and '.join(map(str, node.ports))} is let in, " if node.ports else ""
-    managers = f"; {' and '.join(rules.managers)} active" if rules.managers else ""
-    return [ok("firewall", f"{ports}packets of pods are forwarded{managers}")]
+    said = [f"UDP port {port} is let in" for port in node.ports]
+    said += ["packets of pods are forwarded"] if node.networks else []
+    said += [f"{name} is active" for name in rules.managers]
+    return [ok("firewall", "; ".join(said) or "nothing to look for")]
 
 
 def _underlay(node: Node) -> tuple[int, ...]:

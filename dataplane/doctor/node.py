@@ -97,8 +97,9 @@ class Node:
 
     @property
     def overlay_devices(self) -> tuple[Link, ...]:
-        """The daemon's devices that are there."""
-        return tuple(link for link in self.links if link.name in (self.devices or {}))
+        """The daemon's devices that are there; none with host-gw, whose packets leave by the external interface."""
+        names = (self.devices or {}).keys() - {self.external}
+        return tuple(link for link in self.links if link.name in names)
 
 
 async def look(asked: Asked, host: Host) -> Node:

@@ -52,7 +52,7 @@ def _within(inner: IPNetwork, outer: IPNetwork) -> bool:
 
 def _ours(node: Node, route: Route, name: str) -> bool:
     """Say whether pods or peers are there: pod interfaces may be routed to one by one."""
-    if name == bridge or name in (node.devices or {}) or name.startswith("flannel"):
+    if name == bridge or any(name == link.name for link in node.overlay_devices) or name.startswith("flannel"):
         return True
     own = node.subnet(route.prefix.version)
     if own is not None and _within(route.prefix, own):

@@ -76,8 +76,12 @@ def judge_tun(code: int, node: Path = device_node) -> Finding:
         return ok("tun", f"{node} can be opened, and TUN devices may be made")
     if code in (errno.EPERM, errno.EACCES):
         text = f"TUNSETIFF on {node}: {os.strerror(code)}: making a TUN device needs CAP_NET_ADMIN in this network namespace"
-        return fail("tun", text, "sudo dataplane doctor")
+        return fail("tun", text, _more_rights(os.geteuid()))
     return warn("tun", f"TUNSETIFF on {node}: {os.strerror(code)}", "dmesg | tail")
+
+
+def _more_rights(user: int) -> str:
+    return "sudo dataplane doctor" if user else "systemctl show dataplane -p CapabilityBoundingSet"
 
 
 def check_rights() -> list[Finding]:
@@ -90,7 +94,7 @@ def judge_rights(status: str, user: int) -> list[Finding]:
     found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
     held = int(found[1], 16) if found else 0
     missing = [name for name, (number, _, _) in _capabilities.items() if not held >> number & 1]
-    mend = "sudo dataplane doctor" if user else "systemctl show dataplane -p CapabilityBoundingSet"
+    mend = _more_rights(user)
     findings = []
     for name in missing:
         _, needed, purpose = _capabilities[name]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,7 +15,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from dataplane.doctor.finding import Finding, fail, ok, warn
+from dataplane.doctor.finding import Finding, Level, ok
 from dataplane.doctor.node import Node
 from dataplane.host.netlink import Host
 from dataplane.model import IPAddress
@@ -49,6 +49,20 @@ class VxlanDevice:
     port: int
 
 
+_systemd = Holder(1, "systemd")
+_taken = "the daemon cannot have it (address already in use)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """Who has a port, how bad that is, and why."""
+
+    who: str
+    level: Level
+    why: str = ""
+    mend: str = ""
+
+
 async def check_port(node: Node, host: Host) -> list[Finding]:
     """Look who has the ports."""
     if not node.ports:
@@ -73,10 +87,10 @@ def read_bound(text: str) -> list[Bound]:
     return found
 
 
-def holders(inodes: Iterable[int]) -> dict[int, Holder]:
+def holders(inodes: Iterable[int]) -> dict[int, set[Holder]]:
     """Return the processes that have these sockets open, as far as we may see them."""
     wanted = {f"socket:[{inode}]": inode for inode in inodes}
-    found: dict[int, Holder] = {}
+    found: dict[int, set[Holder]] = {}
     for directory in Path("/proc").iterdir() if wanted else ():
         if not directory.name.isdigit():
             continue
@@ -85,7 +99,8 @@ def holders(inodes: Iterable[int]) -> dict[int, Holder]:
                 with suppress(OSError):
                     inode = wanted.get(os.readlink(opened.path))
                     if inode is not None:
-                        found[inode] = Holder(int(directory.name), (directory / "comm").read_text().strip())
+                        name = (directory / "comm").read_text().strip()
+                        found.setdefault(inode, set()).add(Holder(int(directory.name), name))
     return found
 
 
@@ -104,62 +119,62 @@ async def vxlan_devices(host: Host) -> list[VxlanDevice]:
 
 
 def judge_port(
-    node: Node, bound: Iterable[Bound], held: Mapping[int, Holder], devices: Iterable[VxlanDevice]
+    node: Node, bound: Iterable[Bound], held: Mapping[int, Collection[Holder]], devices: Iterable[VxlanDevice]
 ) -> list[Finding]:
-    """Judge who has the ports."""
-    rows, document = list(bound), node.document or {}
-    findings = []
+    """Judge who has the ports; `held`: the processes by the inode of the socket."""
+    rows, found = list(bound), list(devices)
+    findings: list[Finding] = []
     for port in node.ports:
-        ours, others = [], []
-        here = [device for device in devices if device.port == port]
-        for device in here:
-            if device.name in (node.devices or {}):
-                ours.append(f"the daemon's kernel vxlan device {device.name}")
-            else:
-                others.append(
-                    (f"a kernel vxlan device {device.name} (VNI {device.vni})", f"ip link del {quote(device.name)}")
-                )
-        for row in rows:
-            if row.port != port:
-                continue
-            holder = held.get(row.inode)
-            if holder is None and here:
-                continue  # a device's own socket is no process's
-            if holder is not None and holder.pid == document.get("pid"):
-                ours.append(f"the daemon, pid {holder.pid}")
-            elif holder is None and node.devices and not _foreign(row, node):
-                ours.append("a process that is not seen from here, which is the daemon if its status is right")
-            elif holder is None:
-                who = "a process that is not seen from here (no right to look, or another PID namespace)"
-                others.append((f"{who}, at {row.address}", f"sudo ss -lunp 'sport = {port}'"))
-            else:
-                others.append((f"{holder.name}, pid {holder.pid}, at {row.address}", f"kill {holder.pid}"))
-        findings.extend(_of_port(node, port, sorted(set(ours)), sorted(set(others))))
+        here = [device for device in found if device.port == port]
+        uses = [_of_device(node, device) for device in here]
+        # A device's own socket is no process's.
+        theirs = [row for row in rows if row.port == port and (held.get(row.inode) or not here)]
+        uses += [_of_socket(node, row, held.get(row.inode, ())) for row in theirs]
+        findings += _of_port(node, port, list(dict.fromkeys(uses)))
     return findings
 
 
-def _foreign(row: Bound, node: Node) -> bool:
-    return row.address not in node.own and not row.address.is_unspecified
+def _of_device(node: Node, device: VxlanDevice) -> _Use:
+    if device.name in (node.devices or {}):
+        return _Use(f"the daemon's kernel vxlan device {device.name}", Level.ok)
+    who, mend = f"a kernel vxlan device {device.name} (VNI {device.vni})", f"ip link del {quote(device.name)}"
+    if device.name.startswith("flannel"):
+        return _Use(who, Level.warn, "left by an earlier daemon; the next takes it over, or removes it", mend)
+    return _Use(who, Level.fail, _taken, mend)
 
 
-def _of_port(node: Node, port: int, ours: list[str], others: list[tuple[str, str]]) -> list[Finding]:
+def _of_socket(node: Node, row: Bound, processes: Collection[Holder]) -> _Use:
+    pid = (node.document or {}).get("pid")
+    if any(process.pid == pid for process in processes):
+        return _Use(f"the daemon, pid {pid}", Level.ok)
+    elsewhere = bool(node.own) and row.address not in node.own and not row.address.is_unspecified
+    if not processes and node.devices and not elsewhere:
+        return _Use("a process that is not seen from here, which is the daemon if its status is right", Level.ok)
+    if not processes:
+        who = f"a process that is not seen from here (no right to look, or another PID namespace), at {row.address}"
+        mend = f"sudo ss -lunp 'sport = {row.port}'"
+    else:
+        process = min(processes, key=lambda one: one.pid)
+        who, mend = f"{process.name}, pid {process.pid}, at {row.address}", f"kill {process.pid}"
+        if process == _systemd:
+            return _Use(who, Level.warn, "kept for the service's next start", f"ss -lunp 'sport = {row.port}'")
+    if elsewhere:
+        why = "our own data plane can have it beside that, the kernel's vxlan cannot"
+        return _Use(who, Level.warn, why, mend)
+    return _Use(who, Level.fail, _taken, mend)
+
+
+def _of_port(node: Node, port: int, uses: list[_Use]) -> list[Finding]:
+    ours = [use.who for use in uses if use.level is Level.ok]
+    others = [use for use in uses if use.level is not Level.ok]
     if not others:
         return [ok("port", f"UDP port {port}: in use by {'; '.join(ours)}" if ours else f"UDP port {port} is free")]
-    kept = all("systemd, pid 1," in who for who, _ in others)
-    judge = warn if ours or kept or len(node.ports) > 1 else fail
     findings = []
-    for who, mend in others:
-        text = f"UDP port {port} is in use by {who}"
-        if kept:
-            text += ": kept for the service's next start"
-        elif ours:
-            text += f", beside {'; '.join(ours)}"
+    for use in others:
+        level, why = use.level, use.why
+        if ours:
+            level, why = Level.warn, f"beside {'; '.join(ours)}"
         elif len(node.ports) > 1:
-            text += ": the daemon cannot have it, if its backend is to use this port"
-        elif "vxlan device flannel" in who:
-            judge = warn
-            text += ": left by an earlier daemon; the next takes it over, or removes it"
-        else:
-            text += ": the daemon cannot have it (address already in use)"
-        findings.append(judge("port", text, mend))
+            level, why = Level.warn, f"{why}, if the backend is to use this port"
+        findings.append(Finding("port", level, f"UDP port {port} is in use by {use.who}: {why}", use.mend))
     return findings

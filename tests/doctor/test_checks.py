@@ -126,21 +126,23 @@ def test_bound_ports_are_read() -> None:
     ("document", "bound", "held", "devices", "level", "words"),
     [
         (None, [], {}, [], "OK", "is free"),
-        (None, ["0.0.0.0"], {1: Holder(5, "nc")}, [], "FAIL", "in use by nc, pid 5, at 0.0.0.0"),
+        (None, ["0.0.0.0"], {1: [Holder(5, "nc")]}, [], "FAIL", "in use by nc, pid 5, at 0.0.0.0"),
         (None, ["0.0.0.0"], {}, [], "FAIL", "not seen from here"),
         (None, ["0.0.0.0"], {}, [VxlanDevice("other", 7, 8472)], "FAIL", "a kernel vxlan device other (VNI 7)"),
         (None, ["0.0.0.0"], {}, [VxlanDevice("flannel.1", 1, 8472)], "WARN", "left by an earlier daemon"),
-        (None, ["192.0.2.1"], {1: Holder(1, "systemd")}, [], "WARN", "kept for the service's next start"),
-        ("status", ["192.0.2.1"], {1: Holder(100, "python3")}, [], "OK", "in use by the daemon, pid 100"),
+        (None, ["192.0.2.1"], {1: [Holder(1, "systemd")]}, [], "WARN", "kept for the service's next start"),
+        ("status", ["192.0.2.1"], {1: [Holder(100, "python3")]}, [], "OK", "in use by the daemon, pid 100"),
         ("status", ["192.0.2.1"], {}, [], "OK", "the daemon if its status is right"),
         ("status", ["0.0.0.0"], {}, [VxlanDevice("flannel.1", 1, 8472)], "OK", "kernel vxlan device flannel.1"),
-        ("status", ["127.0.0.1"], {1: Holder(5, "nc")}, [], "FAIL", "nc, pid 5, at 127.0.0.1"),
+        ("status", ["192.0.2.1"], {1: [Holder(1, "systemd"), Holder(100, "python3")]}, [], "OK", "the daemon, pid 100"),
+        ("status", ["0.0.0.0"], {1: [Holder(5, "nc")]}, [], "FAIL", "nc, pid 5, at 0.0.0.0"),
+        (None, ["127.0.0.1"], {1: [Holder(5, "nc")]}, [], "WARN", "the kernel's vxlan cannot"),
     ],
 )
 def test_who_has_the_port(
     document: str | None,
     bound: list[str],
-    held: dict[int, Holder],
+    held: dict[int, list[Holder]],
     devices: list[VxlanDevice],
     level: str,
     words: str,
@@ -151,8 +153,14 @@ def test_who_has_the_port(
 
 def test_a_port_that_may_not_be_ours_is_a_warning() -> None:
     rows = [Bound(ip_address("0.0.0.0"), 8285, 1)]
-    found = judge_port(node(ports=(8472, 8285)), rows, {1: Holder(5, "nc")}, [])
+    found = judge_port(node(ports=(8472, 8285)), rows, {1: [Holder(5, "nc")]}, [])
     assert [finding.level.value for finding in found] == ["OK", "WARN"]
+
+
+def test_a_second_program_on_the_daemons_port_is_named_beside_it() -> None:
+    rows = [Bound(ip_address("192.0.2.1"), 8472, 1), Bound(ip_address("127.0.0.1"), 8472, 2)]
+    held = {1: [Holder(100, "python3")], 2: [Holder(5, "nc")]}
+    one(judge_port(node(status()), rows, held, []), "WARN", "nc, pid 5, at 127.0.0.1", "beside the daemon, pid 100")
 
 
 # firewall

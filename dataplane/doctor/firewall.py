@@ -15,8 +15,8 @@ from dataplane.doctor import iptables_rules, nft_rules
 from dataplane.doctor.finding import Finding, fail, ok, warn
 from dataplane.doctor.node import Node, bridge
 from dataplane.doctor.ruleset import Chain, Chains, Judgement, Packet, judge
-from dataplane.errors import HostError
-from dataplane.host.command import ask, call, find
+from dataplane.errors import BadInput, HostError
+from dataplane.host.command import call, find
 from dataplane.host.firewall.iptables import has_legacy_tables, other_tools, tool_name
 from dataplane.model import IPNetwork, type_host_gw, type_udp
 
@@ -67,15 +67,14 @@ async def gather(versions: Iterable[int]) -> Rules:
                 legacy = legacy or (is_legacy and any(chain.rules for chain in chains.values()))
                 modern = modern or not is_legacy
                 sources.append(chains)
-        except HostError as error:
+        except (HostError, BadInput) as error:
             unseen.append(str(error))
     if find("nft"):
-        code, out, err = await ask("nft", "-j", "list", "ruleset")
-        if code:
-            said = err.strip().splitlines() or [f"exit code {code}"]
-            unseen.append(f"nft -j list ruleset: {said[0]}")
+        try:
+            chains = nft_rules.read(await call("nft", "-j", "list", "ruleset"))
+        except (HostError, BadInput) as error:
+            unseen.append(str(error))
         else:
-            chains = nft_rules.read(out)
             # What iptables keeps there is read from iptables-save, which says more of it.
             kept = {chain.scope for chain in chains.values() if modern and nft_rules.of_iptables(chain)}
             sources.append({key: chain for key, chain in chains.items() if chain.scope not in kept})
@@ -168,6 +167,8 @@ def _judge_chain(node: Node, rules: Rules, chain: Chain, judged: Judgement, port
         perhaps = [rule for rule in judged.doubts if rule.verdict == "accept"]
         if perhaps:
             return warn("firewall", f"{text}; unless this one accepts it: {perhaps[0].text}", mend)
+        if port and len(node.ports) > 1:
+            return warn("firewall", f"{text}, if the backend is to use this port", mend)
         if not port and node.document is None:
             return warn("firewall", f"{text}, unless the daemon puts in its own (--iptables-forward-rules)", mend)
         return fail("firewall", text, mend)

@@ -11,6 +11,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from dataplane.doctor.ruleset import Chain, Rule, Test
+from dataplane.errors import BadInput
 
 _hooks = {"INPUT": "input", "FORWARD": "forward"}
 _tables = frozenset(("filter", "mangle", "raw", "security"))  # nat drops nothing
@@ -33,7 +34,7 @@ _longest_shown = 160
 
 
 def read(text: str, tool: str, version: int) -> dict[tuple[str, str], Chain]:
-    """Return the chains of the tables that drop packets, by table and name."""
+    """Return the chains of the tables that drop packets, by table and name; raises `BadInput`."""
     chains: dict[tuple[str, str], Chain] = {}
     table = ""
     for line in text.splitlines():
@@ -53,12 +54,19 @@ def read(text: str, tool: str, version: int) -> dict[tuple[str, str], Chain]:
                 insert=f"{tool}{_option(table)} -I {name}",
             )
         elif line.startswith("-A "):
-            words = shlex.split(line)
+            words = _words(line)
             chain = chains.get((table, words[1]))
             if chain is not None:
                 remove = f"{tool}{_option(table)} -D {line.removeprefix('-A ')}"
                 chain.rules.append(_rule(words[2:], line[:_longest_shown], remove))
     return chains
+
+
+def _words(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise BadInput(f"iptables-save is not understood: {line[:_longest_shown]}: {error}") from error
 
 
 def _option(table: str) -> str:

@@ -11,6 +11,7 @@ from ipaddress import ip_network
 from typing import Any
 
 from dataplane.doctor.ruleset import Chain, Rule, Test
+from dataplane.errors import BadInput
 
 _families = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 _verdicts = {"accept": "accept", "drop": "drop", "reject": "drop", "return": "return"}
@@ -39,7 +40,14 @@ _iptables_bases = frozenset(("INPUT", "FORWARD", "OUTPUT", "PREROUTING", "POSTRO
 
 
 def read(text: str) -> dict[tuple[str, str], Chain]:
-    """Return the chains of the families that IP packets pass, by table and name."""
+    """Return the chains of the families that IP packets pass, by table and name; raises `BadInput`."""
+    try:
+        return _read(text)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise BadInput(f"nft -j list ruleset is not understood: {error!r}") from error
+
+
+def _read(text: str) -> dict[tuple[str, str], Chain]:
     items = json.loads(text).get("nftables", [])
     chains: dict[tuple[str, str], Chain] = {}
     sets: dict[tuple[str, str], list[Any]] = {}
@@ -120,7 +128,10 @@ def _verdict(expression: Any) -> tuple[str, str]:
 def _test(left: Any, op: str, right: Any, sets: dict[str, list[Any]]) -> Test:
     name, mask = _field(left)
     values = _flat(right, sets)
-    read = None if op not in ("==", "!=", "in") else _values(name, values, mask)
+    try:
+        read = None if op not in ("==", "!=", "in") else _values(name, values, mask)
+    except ValueError:
+        read = None
     # A field of another protocol is of no datagram, whatever its value.
     return Test("") if read is None else Test(name, read, op == "!=" and name != "other protocol")
 

@@ -194,6 +194,12 @@ def test_a_firewall_that_is_managed_is_mended_by_its_manager() -> None:
     one(judge_firewall(node(), Rules([read_iptables(let, "iptables", 4)])), "OK", "ufw is active")
 
 
+def test_a_port_that_may_not_be_used_is_no_failure_of_the_firewall() -> None:
+    text = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp -m udp --dport 8472 -j ACCEPT\nCOMMIT\n"
+    rules = Rules([read_iptables(text, "iptables", 4)])
+    one(judge_firewall(node(ports=(8472, 8285), kind=""), rules), "WARN", "UDP port 8285", "if the backend")
+
+
 def test_a_peer_that_is_dropped_is_named() -> None:
     text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -s 192.0.2.2/32 -p udp -m udp --dport 8472 -j DROP\nCOMMIT\n"
     rules = Rules([read_iptables(text, "iptables", 4)])

@@ -10,6 +10,7 @@ import pytest
 
 from dataplane.doctor import iptables_rules, nft_rules
 from dataplane.doctor.ruleset import Judgement, judge
+from dataplane.errors import BadInput
 
 packet: dict[str, Any] = {
     "version": 4,
@@ -191,3 +192,11 @@ def test_iptables_chains_and_doubts() -> None:
     assert iptables("-A INPUT -j OWN", "-A OWN -j RETURN", "-A OWN -j DROP").verdict == "accept"
     judged = iptables("-A INPUT -m set --match-set nodes src -j ACCEPT", policy="DROP")
     assert (judged.verdict, [rule.verdict for rule in judged.doubts]) == ("drop", ["accept"])
+
+
+def test_listings_that_are_not_understood_are_bad_input() -> None:
+    for text in ("", "[]", '{"nftables": [{"chain": {"family": "ip"}}]}'):
+        with pytest.raises(BadInput, match="not understood"):
+            nft_rules.read(text)
+    with pytest.raises(BadInput, match="not understood"):
+        iptables('-A INPUT -m comment --comment "open')

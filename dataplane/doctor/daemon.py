@@ -24,7 +24,8 @@ def judge_daemon(node: Node) -> list[Finding]:
     if node.document is None:
         found = [_silent(node.asked.silence)]
         if node.conf_problem:
-            found.append(fail("daemon", f"network configuration: {node.conf_problem}", f"cat {node.asked.net_config}"))
+            judge = fail if node.conf is None else warn
+            found.append(judge("daemon", f"network configuration: {node.conf_problem}", f"cat {node.asked.net_config}"))
         return found
     document, findings = node.document, []
     problems = document["problems"]

@@ -49,7 +49,7 @@ class Node:
 
     Attributes:
         document: the daemon's status, None without one.
-        conf: network configuration; None where it is in no file, or the file is wrong (`conf_problem`).
+        conf: network configuration; None where it is in no file, or cannot be used (`conf_problem` says why).
         kind: backend, "" while not known.
         ports: UDP ports of the encapsulation, ours or those that may become ours.
         networks, subnets: the overlay and our share.
@@ -121,34 +121,45 @@ async def look(asked: Asked, host: Host) -> Node:
     leased = (lease.get("subnet"), lease.get("ipv6_subnet"))
     kind, ports = _backend(document, conf)
     return Node(
-        asked,
-        asked.document,
-        conf,
-        conf_problem,
-        kind,
-        ports,
-        networks,
-        tuple(ip_network(text) for text in leased if text),
-        frozenset(ip_address(peer["public_ip"]) for peer in document.get("peers", ())),
-        external,
-        problem,
-        tuple(address.interface.ip for address in addresses if address.index == index),
-        {device["name"]: device["mtu"] for device in document.get("devices", ())},
-        env,
-        tuple(links),
-        tuple(addresses),
+        asked=asked,
+        document=asked.document,
+        conf=conf,
+        conf_problem=conf_problem,
+        kind=kind,
+        ports=ports,
+        networks=networks,
+        subnets=tuple(ip_network(text) for text in leased if text),
+        peers=frozenset(ip_address(peer["public_ip"]) for peer in document.get("peers", ())),
+        external=external,
+        external_problem=problem,
+        own=tuple(address.interface.ip for address in addresses if address.index == index),
+        devices={device["name"]: device["mtu"] for device in document.get("devices", ())},
+        env=env,
+        links=tuple(links),
+        addresses=tuple(addresses),
     )
 
 
 def _read_conf(path: Path) -> tuple[NetConf | None, str]:
+    """Return the configuration, None where it cannot be used, and what is wrong with it."""
     try:
-        return net_conf.validate(net_conf.parse(path.read_bytes())), ""
+        read = net_conf.parse(path.read_bytes())
+        from_conf(read)
     except FileNotFoundError:
         return None, ""  # it may be in etcd
     except OSError as error:
         return None, f"{path}: {error.strerror}"
     except DataplaneError as error:
         return None, f"{path}: {error}"
+    try:
+        return net_conf.validate(read), ""
+    except DataplaneError as error:
+        problem = f"{path}: {error}"
+    try:
+        # Kubernetes gives the subnets out, so that their length and range do not count there.
+        return net_conf.networks_only(read), f"{problem} (it does not count with --kube-subnet-mgr)"
+    except DataplaneError:
+        return None, problem
 
 
 def _read_env(path: Path) -> SubnetEnv | None:
@@ -171,8 +182,5 @@ def _backend(document: Mapping[str, Any], conf: NetConf | None) -> tuple[str, tu
     used = sorted({device["port"] for device in document.get("devices", ()) if device["port"]})
     if used or kind == type_host_gw:
         return kind, tuple(used)
-    try:
-        port = from_conf(conf).encap_port if conf is not None else None
-    except DataplaneError:
-        port = None
+    port = from_conf(conf).encap_port if conf is not None else None
     return kind, (port,) if port else tuple(sorted(default_ports, reverse=True))

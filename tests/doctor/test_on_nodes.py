@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dataplane.lab.cluster import Lab
+from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import wait_for
 from dataplane.lab.node import DaemonNode
 from tests.lab_fixtures import MakeLab
@@ -95,6 +96,20 @@ def test_on_a_node_that_is_well_all_is_well(lab: Lab) -> None:
     assert lines[-1].endswith(" OK, 0 WARN, 0 FAIL")
     assert all(len(line) <= 60 and line == line.rstrip() and "\x1b" not in line for line in lines), done.stdout
     assert any("UDP port 8472: in use by the daemon, pid" in " ".join(line.split()) for line in lines), done.stdout
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("backend", "options", "nftables"),
+    [("udp", (), True), ("host-gw", (), False), ("vxlan", ("--datapath=kernel", "--ip-masq"), True)],
+)
+def test_on_nodes_of_every_kind_that_are_well_all_is_well(
+    labs: list[Lab], backend: str, options: tuple[str, ...], nftables: bool
+) -> None:
+    lab = Lab(net_conf(backend, ipv6=True) | {"EnableNFTables": nftables}, options=options)
+    labs.append(lab)
+    lab.start("dataplane", "dataplane")
+    assert examined(lab.daemons[0]) == []
 
 
 nft_input = "add table inet filter; add chain inet filter input { type filter hook input priority 0; policy %s; }"
@@ -252,6 +267,22 @@ def program_on_port(node: DaemonNode) -> Iterator[int]:
     finally:
         process.kill()
         process.wait()
+
+
+def test_a_configuration_that_cannot_be_used_is_named(lab: Lab, tmp_path: Path) -> None:
+    path = tmp_path / "net-conf.json"
+    variables = (f"FLANNELD_NET_CONFIG_PATH={path}", "FLANNELD_IFACE=eth0")
+    node = lab.daemons[0]
+    words = (sys.executable, "-m", "dataplane", "doctor", "--json", f"--run-dir={tmp_path / 'none'}")
+    for text, level, problem in (
+        ('{"Network": "10.244.0.0/16", "Backend": {"Type": "vxlan", "VNI": -1}}', "FAIL", "VNI"),
+        ('{"Network": "10.244.0.0/16", "SubnetLen": 8, "Backend": {"Type": "vxlan"}}', "WARN", "--kube-subnet-mgr"),
+    ):
+        path.write_text(text)
+        found: Found = json.loads(node.run("env", *variables, *words, check=False).stdout)
+        rows = [row for row in found if row["check"] == "daemon" and "network configuration" in row["text"]]
+        assert [row["level"] for row in rows] == [level], found
+        assert str(path) in rows[0]["text"] and problem in rows[0]["text"], rows
 
 
 def test_without_rights_it_says_what_it_did_not_see(lab: Lab) -> None:

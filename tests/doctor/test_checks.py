@@ -3,85 +3,26 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dataplane.doctor.daemon import judge_clock, judge_daemon
-from dataplane.doctor.finding import Finding, Level
-from dataplane.doctor.firewall import Rules, judge_firewall
+from dataplane.doctor.finding import Level
 from dataplane.doctor.forwarding import judge_forwarding
-from dataplane.doctor.iptables_rules import read as read_iptables
 from dataplane.doctor.kernel import judge_release, judge_vxlan
 from dataplane.doctor.leftovers import judge_bridge, judge_devices, judge_files
 from dataplane.doctor.mtu import check_mtu
-from dataplane.doctor.node import Asked, Node
 from dataplane.doctor.overlaps import judge_routes
 from dataplane.doctor.port import Bound, Holder, VxlanDevice, judge_port, read_bound
 from dataplane.doctor.rights import check_tun, judge_rights, judge_tun
 from dataplane.doctor.versions import judge_tools
 from dataplane.flannel.net_conf import parse, validate
-from dataplane.flannel.subnet_env import SubnetEnv
-from dataplane.host.interface import InterfaceChoice
 from dataplane.host.links import Address, Link
 from dataplane.host.routes import Route
-from tests.observe.node import read, running
-
-now = 1_800_000_000.0
-
-
-def status(**changes: Any) -> Mapping[str, Any]:
-    """As the daemon tells it, ready."""
-    state, _, _ = running()
-    document = read(state) | {"ready": True, "problems": [], "pid": 100, "netns": None, "started": now - 60}
-    lease = document["lease"] | {"expires": now + 7200}
-    return document | {"lease": lease, "store": {"last_contact": document["time"] - 2}} | changes
-
-
-def node(document: Mapping[str, Any] | None = None, **changes: Any) -> Node:
-    asked = Asked(
-        document,
-        "no daemon is running here",
-        Path("/run/dataplane"),
-        Path("net-conf.json"),
-        Path("subnet.env"),
-        InterfaceChoice(),
-    )
-    made = Node(
-        asked,
-        document,
-        kind="vxlan",
-        ports=(8472,),
-        networks=(ip_network("10.244.0.0/16"),),
-        external="eth0",
-        own=(ip_address("192.0.2.1"),),
-        links=(Link(1, "lo", 65536, True), Link(2, "eth0", 1500, True)),
-    )
-    if document is not None:
-        made = replace(
-            made,
-            devices={"flannel.1": 1450},
-            subnets=(ip_network("10.244.1.0/24"),),
-            links=(*made.links, Link(7, "flannel.1", 1450, True, "tun")),
-            env=SubnetEnv(ip_network("10.244.0.0/16"), ip_network("10.244.1.0/24"), mtu=1450),  # type: ignore[arg-type]
-        )
-    return replace(made, **changes)
-
-
-def said(findings: list[Finding]) -> list[tuple[str, str]]:
-    return [(finding.level.value, finding.text) for finding in findings]
-
-
-def one(findings: list[Finding], level: str, *words: str) -> Finding:
-    assert len(findings) == 1, findings
-    assert findings[0].level is Level(level), findings
-    assert all(word in findings[0].text for word in words), findings
-    return findings[0]
-
+from tests.doctor.made import node, now, one, said, status
 
 # rights
 
@@ -161,53 +102,6 @@ def test_a_second_program_on_the_daemons_port_is_named_beside_it() -> None:
     rows = [Bound(ip_address("192.0.2.1"), 8472, 1), Bound(ip_address("127.0.0.1"), 8472, 2)]
     held = {1: [Holder(100, "python3")], 2: [Holder(5, "nc")]}
     one(judge_port(node(status()), rows, held, []), "WARN", "nc, pid 5, at 127.0.0.1", "beside the daemon, pid 100")
-
-
-# firewall
-
-
-def forward(*rules: str, policy: str = "DROP") -> Rules:
-    text = "\n".join(("*filter", ":INPUT ACCEPT [0:0]", f":FORWARD {policy} [0:0]", *rules, "COMMIT"))
-    return Rules([read_iptables(text, "iptables", 4)])
-
-
-def test_a_forward_policy_is_judged_by_what_accepts_pods() -> None:
-    running_node = node(status())
-    found = one(judge_firewall(running_node, forward()), "FAIL", "FORWARD has policy drop")
-    assert (
-        found.mend == "iptables -I FORWARD -s 10.244.0.0/16 -j ACCEPT && iptables -I FORWARD -d 10.244.0.0/16 -j ACCEPT"
-    )
-    ours = ("-A FORWARD -s 10.244.0.0/16 -j ACCEPT", "-A FORWARD -d 10.244.0.0/16 -j ACCEPT")
-    one(judge_firewall(running_node, forward(*ours)), "OK", "packets of pods are forwarded")
-    # Answers alone are let through.
-    established = "-A FORWARD -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"
-    one(judge_firewall(running_node, forward(established)), "FAIL", "FORWARD has policy drop")
-    # The daemon that is to come puts its own in.
-    one(judge_firewall(node(), forward()), "WARN", "--iptables-forward-rules")
-
-
-def test_a_firewall_that_is_managed_is_mended_by_its_manager() -> None:
-    text = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:ufw-user-input - [0:0]\n-A INPUT -j ufw-user-input\nCOMMIT\n"
-    rules = Rules([read_iptables(text, "iptables", 4)])
-    assert one(judge_firewall(node(), rules), "FAIL", "UDP port 8472").mend == "ufw allow 8472/udp"
-    let = text.replace("COMMIT", "-A ufw-user-input -p udp -m udp --dport 8472 -j ACCEPT\nCOMMIT")
-    one(judge_firewall(node(), Rules([read_iptables(let, "iptables", 4)])), "OK", "ufw is active")
-
-
-def test_a_port_that_may_not_be_used_is_no_failure_of_the_firewall() -> None:
-    text = "*filter\n:INPUT DROP [0:0]\n-A INPUT -p udp -m udp --dport 8472 -j ACCEPT\nCOMMIT\n"
-    rules = Rules([read_iptables(text, "iptables", 4)])
-    one(judge_firewall(node(ports=(8472, 8285), kind=""), rules), "WARN", "UDP port 8285", "if the backend")
-
-
-def test_a_peer_that_is_dropped_is_named() -> None:
-    text = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -s 192.0.2.2/32 -p udp -m udp --dport 8472 -j DROP\nCOMMIT\n"
-    rules = Rules([read_iptables(text, "iptables", 4)])
-    peers = frozenset({ip_address("192.0.2.2"), ip_address("192.0.2.3")})
-    found = one(judge_firewall(node(status(), peers=peers), rules), "WARN", "drops some of UDP port 8472", "192.0.2.2")
-    assert found.mend == "iptables -D INPUT -s 192.0.2.2/32 -p udp -m udp --dport 8472 -j DROP"
-    others = frozenset({ip_address("192.0.2.3")})
-    one(judge_firewall(node(status(), peers=others), rules), "OK", "is let in")
 
 
 # settings, MTU, leftovers, routes

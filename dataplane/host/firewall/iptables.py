@@ -151,10 +151,11 @@ async def other_tools(version: int) -> list[str]:
     if not (find(other) and find(f"{other}-restore") and find(f"{other}-save")):
         return []
     # The legacy tool would make its tables by looking for them.
-    return [] if legacy and not _has_legacy_tables(version) else [other]
+    return [] if legacy and not has_legacy_tables(version) else [other]
 
 
-def _has_legacy_tables(version: int) -> bool:
+def has_legacy_tables(version: int) -> bool:
+    """Say whether the legacy kernel interface has tables of this IP version."""
     try:
         return bool(Path(f"/proc/net/{'ip' if version == 4 else 'ip6'}_tables_names").read_text())
     except OSError:

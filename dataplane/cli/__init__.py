@@ -17,6 +17,7 @@ from dataplane.errors import DataplaneError
 commands = {
     "run": "the node's daemon",
     "status": "what the node's daemon knows and does",
+    "ping": "whether other nodes answer through the overlay",
     "cleanup": "remove what an ended daemon left on this host",
     "install-cni": "put the CNI plugin on this host",
     "demo": "a virtual cluster in namespaces of its own",

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if not asked:
         print("[]" if args.json else "no peers")
         return 0
-    results, after = asyncio.run(_measured(asked, args.count, lambda: fetch(path)))
+    results, after = asyncio.run(_measured(asked, args.count, before, lambda: fetch(path)))
     found = [(result, verdict(result, before, after, drop_words)) for result in results]
     if args.json:
         json.dump([_as_json(*each) for each in found], sys.stdout, indent=2)
@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _measured(
-    asked: list[Target], count: int, fetch: Callable[[], dict[str, Any]]
+    asked: list[Target], count: int, before: dict[str, Any], fetch: Callable[[], dict[str, Any]]
 ) -> tuple[list[Result], dict[str, Any]]:
     """Measure, and return the results with the status after them."""
     from dataplane.reach.echo import Echo
@@ -112,9 +112,17 @@ async def _measured(
         if told:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
     silent = {str(result.target.subnet) for result in results if not result.times}
+    received = {peer["subnet"]: peer["rx_packets"] for peer in before["peers"] if peer["subnet"] in silent}
+
+    def may_be_told(peer: dict[str, Any]) -> bool:
+        """Whether ICMP may yet say why: it has not, and nothing comes from the peer that would say otherwise."""
+        return (
+            peer["subnet"] in silent and not peer["unreachable"] and peer["rx_packets"] == received.get(peer["subnet"])
+        )
+
     after = fetch()
     for _ in range(_looks):
-        if all(peer["unreachable"] for peer in after["peers"] if peer["subnet"] in silent):
+        if not any(may_be_told(peer) for peer in after["peers"]):
             break
         await asyncio.sleep(_look_again_s)
         after = fetch()

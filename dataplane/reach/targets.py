@@ -47,7 +47,7 @@ class Target:
 
 
 def targets(document: Mapping[str, Any]) -> list[Target]:
-    """Return every peer of the status document; raises `BadInput` if the node has no lease yet."""
+    """Return every peer of the status document, IPv4 first, by subnet; raises `BadInput` if the node has no lease yet."""
     lease = document["lease"]
     if lease is None:
         raise BadInput("this node has no lease yet, so nobody could answer it: `dataplane status` says why")
@@ -62,7 +62,7 @@ def targets(document: Mapping[str, Any]) -> list[Target]:
             ask, source = subnet[place], own[subnet.version][place]
             public, mtu = ip_address(peer["public_ip"]), mtus[peer["device"]]
             found.append(Target(subnet, public, ask, source, mtu, backend, peer["direct"]))
-    return found
+    return sorted(found, key=lambda each: (each.subnet.version, each.subnet.network_address.packed))
 
 
 def chosen(known: Iterable[Target], names: Iterable[IPNetwork]) -> list[Target]:

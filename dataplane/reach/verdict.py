@@ -57,8 +57,9 @@ def _silent(result: Result, before: Document, after: Document, meaning: Mapping[
     lost = _grown(before, after, ("send_", "tun_", "device_send"), meaning)
     refused = _grown(before, after, ("receive_", "device_receive"), meaning)
     sent, received = _change(then, now, "tx_packets"), _change(then, now, "rx_packets")
-    if result.error and not told:
-        pass
+    here = bool(result.error) or (sent is not None and sent < result.sent)
+    if result.error:
+        pass  # said above
     elif sent is None:
         if not told:
             said.append(
@@ -78,6 +79,8 @@ def _silent(result: Result, before: Document, after: Document, meaning: Mapping[
         said.append("So something came and was refused; whose it was the counter does not say.")
     if target.direct and target.ask != target.subnet[0]:
         said.append(f"{target.ask} is there only if the node has had a pod: without a tunnel cni0 answers.")
+    if here and not told:
+        return said
     there = "`dataplane status`, and the daemon's log." if told else _over_there(target)
     said.append(f"On the other node: {there}")
     return said

@@ -80,6 +80,7 @@ def test_nothing_leaves_this_node() -> None:
     assert "4 send_error (the network refused the datagram)" in text
     refused = said(document(), error="Operation not permitted")
     assert "this node could not send: Operation not permitted." in refused
+    assert "On the other node" not in text + refused
 
 
 def test_where_the_kernel_carries_them_no_direction_is_claimed() -> None:

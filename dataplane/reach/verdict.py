@@ -52,8 +52,7 @@ def _silent(result: Result, before: Document, after: Document, meaning: Mapping[
     if result.error:
         said.append(f"this node could not send: {result.error}.")
     if told:
-        by = "" if told["said_by"] == now["public_ip"] else f"; says {told['said_by']}"
-        said.append(f"ICMP about {now['public_ip']}: {told['text']}{by}.")
+        said.append(f"ICMP about {now['public_ip']}: {told['text']}{_said_by(told['said_by'], now, after)}.")
     lost = _grown(before, after, ("send_", "tun_", "device_send"), meaning)
     refused = _grown(before, after, ("receive_", "device_receive"), meaning)
     sent, received = _change(then, now, "tx_packets"), _change(then, now, "rx_packets")
@@ -84,6 +83,13 @@ def _silent(result: Result, before: Document, after: Document, meaning: Mapping[
     there = "`dataplane status`, and the daemon's log." if told else _over_there(target)
     said.append(f"On the other node: {there}")
     return said
+
+
+def _said_by(sender: str, peer: Document, document: Document) -> str:
+    if sender == peer["public_ip"]:
+        return ""
+    lease = document["lease"] or {}
+    return f"; says {'this node' if sender in (lease.get('public_ip'), lease.get('public_ipv6')) else sender}"
 
 
 def _over_there(target: Target) -> str:

@@ -29,7 +29,7 @@ def document(
 
     return {
         "backend": backend,
-        "lease": {"subnet": "10.244.1.0/24", "ipv6_subnet": "fd00:244:0:1::/64"},
+        "lease": {"subnet": "10.244.1.0/24", "ipv6_subnet": "fd00:244:0:1::/64", "public_ip": "192.0.2.1"},
         "devices": [{"name": "flannel.1", "mtu": 1450}, {"name": "flannel-v6.1", "mtu": 1430}],
         "peers": [
             peer("10.244.2.0/24", "192.0.2.2", "flannel.1"),

@@ -72,6 +72,8 @@ def test_icmp_says_why() -> None:
     assert "nothing came back" not in text
     router = said(document(counts=(5, 0), unreachable=port_closed | {"said_by": "192.0.2.9"}))
     assert "no daemon listens there; says 192.0.2.9." in router
+    ours = said(document(counts=(5, 0), unreachable=port_closed | {"said_by": "192.0.2.1"}))
+    assert "no daemon listens there; says this node." in ours
 
 
 def test_nothing_leaves_this_node() -> None:

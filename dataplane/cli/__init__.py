@@ -18,6 +18,7 @@ commands = {
     "run": "the node's daemon",
     "status": "what the node's daemon knows and does",
     "doctor": "what keeps this node from carrying packets, and what mends it",
+    "ping": "whether other nodes answer through the overlay",
     "cleanup": "remove what an ended daemon left on this host",
     "install-cni": "put the CNI plugin on this host",
     "demo": "a virtual cluster in namespaces of its own",

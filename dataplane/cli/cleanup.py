@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from dataplane.cli.run_dir import add_run_dir
 from dataplane.footprint.alone import alone, others
 from dataplane.footprint.locks import subnet_file_lock
 from dataplane.footprint.rundir import run_directory
@@ -26,12 +26,7 @@ def add_parser(subparsers: Any) -> None:
         "The lease stays in the store until it runs out.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path(os.environ.get("FLANNELD_RUN_DIR") or "/run/dataplane"),
-        help="as given to the daemon (default: %(default)s)",
-    )
+    add_run_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:

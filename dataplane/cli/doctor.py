@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from dataplane.cli.flags import by_name
+from dataplane.cli.run_dir import add_run_dir
 from dataplane.cli.status import fetch
 from dataplane.doctor.examine import examine
 from dataplane.doctor.finding import Finding, Level
@@ -49,12 +50,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=_more,
     )
     parser.add_argument("--json", action="store_true", help="print a list of {check, level, text, mend}")
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path(os.environ.get("FLANNELD_RUN_DIR") or "/run/dataplane"),
-        help="the daemon's --run-dir (default: %(default)s)",
-    )
+    add_run_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -14,8 +14,9 @@ import shutil
 import sys
 import textwrap
 from ipaddress import ip_network
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from dataplane.cli.run_dir import add_run_dir
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,12 +46,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--all", action="store_true", help="every peer")
     parser.add_argument("--count", type=_count, default=5, metavar="N", help="small packets (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print a list of results")
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path(os.environ.get("FLANNELD_RUN_DIR") or "/run/dataplane"),
-        help="the daemon's --run-dir (default: %(default)s)",
-    )
+    add_run_dir(parser)
     parser.set_defaults(usage_error=parser.error)
 
 

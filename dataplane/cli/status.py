@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
-import os
 import socket
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from dataplane.cli.run_dir import add_run_dir
 from dataplane.errors import DataplaneError, HostError
 from dataplane.observe.state import status_socket
 from dataplane.runtime.place import here
@@ -29,12 +29,7 @@ def add_parser(subparsers: Any) -> None:
         epilog="exit code: 0 the node is ready, 3 it is not ready, 1 no daemon answers, 2 wrong usage",
     )
     parser.add_argument("--json", action="store_true", help="print the whole status document")
-    parser.add_argument(
-        "--run-dir",
-        type=Path,
-        default=Path(os.environ.get("FLANNELD_RUN_DIR") or "/run/dataplane"),
-        help="the daemon's --run-dir (default: %(default)s)",
-    )
+    add_run_dir(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -48,7 +48,7 @@ drop_words = {
 }
 silent_words = (
     "  Nothing that was let in comes from a silent peer: its daemon is down, something on the way drops the port, or what it\n"
-    "  sends is refused here (dropped, below: receive_...). `dataplane status` there tells whether what we send arrives."
+    "  sends is refused here (dropped, below: receive_...). `dataplane ping` asks it; its own status tells what arrives there."
 )
 host_drop_words = {
     "receive_udp": "datagrams that no socket got: wrong checksum or length, or another program's buffer full",

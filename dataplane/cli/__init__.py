@@ -19,6 +19,7 @@ commands = {
     "status": "what the node's daemon knows and does",
     "doctor": "what keeps this node from carrying packets, and what mends it",
     "ping": "whether other nodes answer through the overlay",
+    "top": "who sends and receives how much, and what is dropped",
     "cleanup": "remove what an ended daemon left on this host",
     "install-cni": "put the CNI plugin on this host",
     "demo": "a virtual cluster in namespaces of its own",

@@ -20,6 +20,7 @@ commands = {
     "doctor": "what keeps this node from carrying packets, and what mends it",
     "ping": "whether other nodes answer through the overlay",
     "top": "who sends and receives how much, and what is dropped",
+    "support": "collect what an issue report needs into one archive",
     "cleanup": "remove what an ended daemon left on this host",
     "install-cni": "put the CNI plugin on this host",
     "demo": "a virtual cluster in namespaces of its own",

@@ -1,0 +1,1 @@
+"""`dataplane support`: what an issue report needs, in one archive, without secrets."""

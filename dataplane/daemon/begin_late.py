@@ -15,14 +15,15 @@ from pathlib import Path
 
 from dataplane.backends import from_conf
 from dataplane.daemon.options import Options
-from dataplane.errors import StoreError
-from dataplane.footprint.rundir import run_directory
+from dataplane.errors import HostError, StoreError
+from dataplane.footprint.locks import InUse
+from dataplane.footprint.rundir import is_held, run_directory
 from dataplane.runtime.holder import holder_of
 from dataplane.stores.base import Store
 from dataplane.takeover import early
 from dataplane.takeover.inherited import Inherited
 from dataplane.takeover.systemd import forgo
-from dataplane.takeover.taking import CannotTakeOver, take_over
+from dataplane.takeover.taking import CannotTakeOver, OtherVersion, take_over
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ async def begin_late(options: Options, store: Store) -> Inherited:
     """Return what there is once the run directory is ours; the daemon that has it has what systemd kept for us too.
 
     Raises:
-        HostError: another daemon has the run directory, and nobody asked to take over.
+        HostError: another daemon has the run directory, and nobody asked to take over, or it goes wrong: then that one goes on.
         BadConfig: the network configuration cannot be used.
     """
     stored = forgo(os.environ)
@@ -44,20 +45,30 @@ async def begin_late(options: Options, store: Store) -> Inherited:
 
 
 async def _begin(options: Options, store: Store) -> Inherited:
-    if not options.takeover:
-        with run_directory(options.run_dir):  # says who has it, or what is wrong with it
+    try:
+        with run_directory(options.run_dir):  # says what is wrong with it, or who has it
             pass
+    except InUse:
+        if not options.takeover:
+            raise
+    else:
         return await _wait_for_end(options.run_dir)
     await _check(store)
     try:
         inherited = await asyncio.to_thread(take_over, options.run_dir)
-    except CannotTakeOver as reason:
-        pid = holder_of(options.run_dir / "pid")
+    except OtherVersion as reason:
+        pid = reason.pid or holder_of(options.run_dir / "pid")
         log.warning("%s; starting the plain way, when it has ended (pid %s)", reason, pid or "not to be seen from here")
         if pid:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGTERM)
         return await _wait_for_end(options.run_dir)
+    except CannotTakeOver as reason:
+        found = early.begin(options.run_dir, {})
+        if found is None:
+            raise HostError(f"cannot take over: {reason}; the daemon that runs goes on") from reason
+        log.warning("%s; it has ended, starting the plain way", reason)
+        return found
     log.info("took over from the daemon before: %d devices go on", len(inherited.running))
     return inherited
 
@@ -74,4 +85,5 @@ async def _wait_for_end(run_dir: Path) -> Inherited:
         inherited = early.begin(run_dir, {})
         if inherited is not None:
             return inherited
+        is_held(run_dir)  # raises what is wrong with it
         await asyncio.sleep(look_s)

@@ -9,16 +9,20 @@ import asyncio
 import logging
 import os
 import signal
+from pathlib import Path
 
 from dataplane.daemon.bridge import Bridge
 from dataplane.daemon.options import Options
 from dataplane.daemon.start import Daemon
 from dataplane.daemon.successor import Successor
+from dataplane.footprint.rundir import is_held
 from dataplane.observe.notify import tell_systemd
 from dataplane.runtime.tasks import first_error
 from dataplane.takeover.inherited import Inherited
 
 log = logging.getLogger(__name__)
+
+look_s, free_looks = 1.0, 3  # at a run directory that another daemon has taken
 
 
 def run(options: Options, inherited: Inherited | None) -> int:
@@ -54,7 +58,7 @@ async def _until_stopped(options: Options, inherited: Inherited | None, daemons:
 
     def on_signal(number: int) -> None:
         log.info("%s: stopping; once more kills", signal.Signals(number).name)
-        if number != signal.SIGTERM or not bridge.begin(end):
+        if number != signal.SIGTERM or not daemon.carries or not bridge.begin(end):
             end()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -69,7 +73,7 @@ async def _until_stopped(options: Options, inherited: Inherited | None, daemons:
         _tell_handed_over(daemon.handed_over.result(), successor)
     else:
         tell_systemd("STOPPING=1")
-        successor.kill()
+        successor.give_up()
     work.cancel()
     try:
         await work
@@ -82,7 +86,9 @@ async def _until_stopped(options: Options, inherited: Inherited | None, daemons:
     if daemon.handed_over.done() and _would_be_started_again(daemon.handed_over.result()):
         # A container whose process ends is started anew while its pod is there, and would take over from the next one's.
         log.info("waiting to be told to end")
-        await stopped
+        left = asyncio.create_task(_until_nobody_has(options.run_dir), name="left")
+        await asyncio.wait((stopped, left), return_when=asyncio.FIRST_COMPLETED)
+        left.cancel()
     stopped.cancel()
 
 
@@ -90,6 +96,15 @@ def _tell_handed_over(pid: int, successor: Successor) -> None:
     log.info("the data plane is another daemon's now (pid %s)", pid or "not to be seen from here")
     if pid and pid == successor.pid and successor.is_service:
         tell_systemd(f"MAINPID={pid}")
+
+
+async def _until_nobody_has(run_dir: Path) -> None:
+    """Return when the daemon that took over has gone, and no other has come for a while: as when an update is taken back."""
+    free = 0
+    while free < free_looks:
+        await asyncio.sleep(look_s)
+        free = 0 if is_held(run_dir) else free + 1
+    log.warning("the daemon that took over has gone: ending, to be started again")
 
 
 def _would_be_started_again(successor: int) -> bool:

@@ -76,6 +76,11 @@ class Daemon:
         self._recorder = Recorder(options.run_dir, self._opener, self._state)
         self._lives: Lives | None = None
 
+    @property
+    def carries(self) -> bool:
+        """Whether the run directory is ours: there is something to hand over."""
+        return self._inherited.directory is not None and not self.handed_over.done()
+
     async def run(self) -> None:
         """Start everything and keep it; ends by cancellation or by an error."""
         options = self._options
@@ -125,6 +130,8 @@ class Daemon:
         self._remove_unknown()
         if self._inherited.running and self._inherited.carried is not None:
             self._state.forwarding_since = self._inherited.carried.since
+        if self._inherited.carried is not None:
+            self._recorder.inherit(self._inherited.carried)
 
     def _remove_unknown(self) -> None:
         """Remove TUN devices that stayed and of which nothing else is known, as those of a version with another form."""
@@ -152,10 +159,10 @@ class Daemon:
             ours = {f"listen {name}": listener.fileno() for name, listener in listeners.items()}
             if self._inherited.directory is not None:
                 ours[run_dir_lock] = self._inherited.directory.descriptor
-            return ours | self._locks
+            return ours | self._inherited.locks | self._locks
 
         def handed_over(pid: int) -> None:
-            server.is_handed_over = True
+            server.is_handed_over = self._recorder.is_over = True
             if self._inherited.directory is not None:
                 self._inherited.directory.is_handed_over = True
             self.handed_over.set_result(pid)
@@ -205,6 +212,7 @@ class Daemon:
             self._locks[subnet_file_lock_name] = lock
         if (earlier := given.get(subnet_file_lock_name)) is not None:
             os.close(earlier)
+        self._inherited.locks = {}  # they are ours, or closed
         spawn(group, "config", state, follow_config, store, conf, state, clock)
         premises = Premises(options, state, clock, store, host, conf, backend, self._opener, self._recorder)
         self._lives = Lives(premises, self._options, self._written)

@@ -67,8 +67,8 @@ class Successor:
         self.pid, self._process = 0, None
         log.error("the next daemon has ended with %d; this one goes on", code)
 
-    def kill(self) -> None:
-        """End what is under way: this daemon ends, and nobody is to follow."""
-        if self._process is not None:
+    def give_up(self) -> None:
+        """End a bridge that is under way: the service's next daemon does without."""
+        if self._process is not None and not self.is_service:
             with suppress(ProcessLookupError):
                 self._process.kill()

@@ -18,15 +18,17 @@ from dataplane.runtime.private_files import open_file, opened_directory
 log = logging.getLogger(__name__)
 
 
+class InUse(HostError):
+    """Another daemon has it."""
+
+
 def take_lock(descriptor: int, what: str, advice: str) -> None:
-    """Lock an open file that holds a pid; raises `HostError`, naming `what` and who has it, where another daemon does."""
+    """Lock an open file that holds a pid; raises `InUse`, naming `what` and who has it, where another daemon does."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         pid = os.read(descriptor, 32).decode(errors="replace").strip()
-        raise HostError(
-            f"{what} is in use by another daemon (pid {pid}); give each daemon {advice} of its own"
-        ) from None
+        raise InUse(f"{what} is in use by another daemon (pid {pid}); give each daemon {advice} of its own") from None
 
 
 def is_lock_of(given: int | None, descriptor: int) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -60,6 +61,24 @@ def run_directory(directory: Path, given: int | None = None) -> Iterator[Held]:
                 os.truncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def is_held(directory: Path) -> bool:
+    """Whether a daemon has the directory; raises `HostError`."""
+    try:
+        with opened_directory(directory) as opened:
+            descriptor = open_file(opened, directory / "pid", os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise _unusable(directory, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)  # the lock with it
+    return False
 
 
 def _unusable(directory: Path, error: OSError) -> HostError:

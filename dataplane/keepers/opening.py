@@ -101,6 +101,9 @@ class Opener:
         before = None if running is None else _Told(running)
         for device in [device for device in self.running.values() if _collides(device.plan, plan)]:
             self.leave(device.plan)
+            self._keep_no_more(device.plan.name)
+        for name in [name for name, (planned, _) in self.stayed.items() if _collides(planned, plan)]:
+            self._keep_no_more(name)  # whoever keeps its sockets has the port
         device = self._open_new(plan, Drops() if before is None else before.drops)
         try:
             device.complete()
@@ -179,6 +182,8 @@ class Opener:
         try:
             if self._stays:
                 self._store.keep(device.plan.name, device.descriptors)
+            else:
+                self._store.forget(device.plan.name)
         except OSError as error:
             log.warning("systemd does not keep the descriptors of %s over a restart: %s", device.name, error)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -20,5 +21,15 @@ def holder_of(path: Path) -> int:
     for line in lines:
         words = line.split()
         if len(words) > 5 and words[1] == "FLOCK" and words[5] == inode:
-            return max(0, int(words[4]))
+            return pid if (pid := int(words[4])) > 0 and _has(pid, wanted) else 0
     return 0
+
+
+def _has(pid: int, wanted: os.stat_result) -> bool:
+    """Whether the process has the file open: who took the lock may have handed it on, and its id may be another's by now."""
+    with suppress(OSError), os.scandir(f"/proc/{pid}/fd") as descriptors:
+        for each in descriptors:
+            with suppress(OSError):
+                if os.path.samestat(os.stat(each.path), wanted):
+                    return True
+    return False

@@ -4,7 +4,8 @@
     new ◀─ every descriptor, and the state ──────────── old
     new ─ "ready": all is opened and set up ──────────▶ old      stops its workers
     new ◀─ "stopped", and the state as it is at last ── old
-    new ─ "forwarding" ───────────────────────────────▶ old      ends
+    new ─ "forwarding" ───────────────────────────────▶ old
+    new ◀─ "yours" ──────────────────────────────────── old      ends
 
 Until the last word the old one can go on, and does where none comes. What must stay true: there is one message for each word,
 and what cannot be read ends the conversation.

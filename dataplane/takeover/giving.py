@@ -55,13 +55,16 @@ class Giving:
         self._held = held
         self._handed_over = handed_over
         self._listener = given
+        if given is not None:
+            given.listen()  # from now on it shows our process id (net/unix/af_unix.c, unix_listen)
+            given.setblocking(False)
         self.is_handed_over = False
 
     def open(self) -> socket.socket:
         """Listen; raises `HostError`."""
         if self._listener is None:
             self._listener = open_socket(self._path, socket.SOCK_SEQPACKET)
-        self._listener.setblocking(False)
+            self._listener.setblocking(False)
         return self._listener
 
     def close(self) -> None:
@@ -117,6 +120,7 @@ class Giving:
                 device.forwarder.stop()
             _say_with(connection, "stopped", encode(self._carried()))
             await _hear(connection, last_word_s, "forwarding")
+            say(connection, "yours")
         except BaseException:
             for device in devices:
                 device.forwarder.resume()

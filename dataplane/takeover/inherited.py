@@ -5,6 +5,7 @@ What must stay true: a lease that has ended is not forwarded for, also while nob
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -69,11 +70,17 @@ class Inherited:
             if is_outdated(self.carried, told, now):
                 opener.leave(device.plan)
                 continue
-            while device.forwarder.read_loaded(len(told.table)):
-                pass
-            gone = [prefix for text in ended(told, now) if (prefix := ip_network(text)) in device.forwarder.peers]
-            if gone:
-                device.forwarder.update((), gone)
+            with opener.open_ones() as running:
+                if device in running:
+                    _end(device, ended(told, now))
+
+
+def _end(device: TunDevice, prefixes: frozenset[str]) -> None:
+    while prefixes and device.forwarder.read_loaded(1 << 20):
+        pass
+    gone = [prefix for text in prefixes if (prefix := ip_network(text)) in device.forwarder.peers]
+    if gone:
+        device.forwarder.update((), gone)
 
 
 def resume(carried: Carried, told: CarriedDevice, before: Mapping[str, tuple[int, ...]] | None) -> TunDevice | str:
@@ -97,6 +104,8 @@ def resume(carried: Carried, told: CarriedDevice, before: Mapping[str, tuple[int
 def reopen(carried: Carried, told: CarriedDevice, before: Mapping[str, tuple[int, ...]] | None) -> TunDevice | str:
     """The same, but that nothing is forwarded yet, and the table is empty."""
     if is_outdated(carried, told, boot_now()):
+        for fd in () if before is None else [fd for fds in before.values() for fd in fds]:
+            os.close(fd)  # or we had the port that is to be opened next
         return f"{told.name}: what was known of the leases is too old"
     given = (
         {} if before is None else {"tuns": before["tun"], "receives": before["receive"], "sources": before["source"]}

@@ -26,7 +26,11 @@ write_s = 10.0
 
 
 class Recorder:
-    """What is written down, and when: nothing before `begin`."""
+    """What is written down, and when: nothing before `begin`.
+
+    Attributes:
+        is_over: another process writes from now on.
+    """
 
     def __init__(self, run_dir: Path, opener: Opener, state: NodeState) -> None:
         self._run_dir = run_dir
@@ -35,6 +39,13 @@ class Recorder:
         self._say = Say(log)
         self._written: object = None
         self._ends: Callable[[], Mapping[str, float]] | None = None
+        self._before: Carried | None = None
+        self._writing = asyncio.Lock()
+        self.is_over = False
+
+    def inherit(self, before: Carried) -> None:
+        """What the process before us knew of leases holds until we know better."""
+        self._before = before
 
     def begin(self, ends: Callable[[], Mapping[str, float]]) -> None:
         """The tables are whole: what the process before us wrote is to be replaced.
@@ -46,20 +57,27 @@ class Recorder:
 
     def forget(self) -> None:
         """Our lease is lost: nobody is to forward for it."""
-        self._ends, self._written = None, None
+        self._ends, self._written, self._before = None, None, None
         record.remove(self._run_dir)
 
     def carried(self) -> Carried:
         """What the next process is to know."""
         now, boot = self._state.now(), boot_now()
         contact = self._state.store_contact
-        ends = {prefix: boot + end - now for prefix, end in (self._ends() if self._ends else {}).items()}
+        told = 0.0 if contact is None else boot - max(0.0, now - contact)
+        if self._ends is not None:
+            ends = {prefix: boot + end - now for prefix, end in self._ends().items()}
+        elif self._before is not None:
+            ends = {prefix: end for device in self._before.devices for prefix, end in device.ends.items()}
+            told = self._before.contact
+        else:
+            ends = {}
         with self._opener.open_ones() as devices:
             carried = tuple(_carried(device, ends) for device in devices)
         return Carried(
             place=here(),
             since=self._state.forwarding_since or now,
-            contact=0.0 if contact is None else boot - max(0.0, now - contact),
+            contact=told,
             devices=carried,
         )
 
@@ -75,17 +93,18 @@ class Recorder:
 
     async def write(self) -> None:
         """Write it down now; what fails is told."""
-        if self._ends is None:
-            return
-        version = self._version()
-        try:
-            content = encode(self.carried())
-            await asyncio.to_thread(record.write, self._run_dir, content)
-        except (HostError, OSError) as error:
-            self._say.warn("write", f"a restart would not know what is forwarded: {error}", self._state.now())
-        else:
-            self._say.over("write", "what is forwarded is written down again")
-            self._written = version
+        async with self._writing:
+            if self._ends is None or self.is_over:
+                return
+            version = self._version()
+            try:
+                content = encode(self.carried())
+                await asyncio.to_thread(record.write, self._run_dir, content)
+            except (HostError, OSError) as error:
+                self._say.warn("write", f"a restart would not know what is forwarded: {error}", self._state.now())
+            else:
+                self._say.over("write", "what is forwarded is written down again")
+                self._written = version
 
     def _version(self) -> object:
         with self._opener.open_ones() as devices:

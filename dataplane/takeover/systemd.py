@@ -8,6 +8,7 @@ Source: sd_notify(3) FDSTORE, FDNAME, FDPOLL; sd_listen_fds(3).
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator, Mapping
 
@@ -72,11 +73,13 @@ class Store:
                 socket.send_fds(notifier, [f"FDSTORE=1\nFDPOLL=0\nFDNAME={name}".encode()], [fd])
 
     def forget(self, plan: str) -> None:
-        """Have all of a plan let go of; raises `OSError`."""
-        for notifier in self._notifier():
-            for name in [name for name in self.names if name.startswith(f"{plan}/")]:
+        """Have all of a plan let go of, and wait until that is done; raises `OSError`."""
+        gone = [name for name in self.names if name.startswith(f"{plan}/")]
+        for notifier in self._notifier() if gone else ():
+            for name in gone:
                 notifier.send(f"FDSTOREREMOVE=1\nFDNAME={name}".encode())
                 self.names.remove(name)
+            _wait_until_heard(notifier)
 
     def _notifier(self) -> Iterator[socket.socket]:
         if not self._address:
@@ -85,3 +88,18 @@ class Store:
             notifier.settimeout(_patience_s)
             notifier.connect("\0" + self._address[1:] if self._address.startswith("@") else self._address)
             yield notifier
+
+
+def _wait_until_heard(notifier: socket.socket) -> None:
+    """Wait until systemd has read what was sent (from version 246 on; before, it closes the descriptor all the same)."""
+    ours, theirs = os.pipe2(os.O_CLOEXEC)
+    try:
+        try:
+            socket.send_fds(notifier, [b"BARRIER=1"], [theirs])
+        finally:
+            os.close(theirs)
+        waiting = select.poll()
+        waiting.register(ours, 0)  # POLLHUP: nobody has the other end any more
+        waiting.poll(_patience_s * 1000)
+    finally:
+        os.close(ours)

@@ -28,6 +28,14 @@ class CannotTakeOver(HostError):
     """The daemon that runs cannot hand over to us; the message says why. It goes on."""
 
 
+class OtherVersion(CannotTakeOver):
+    """It never can: it is of a version that knows no takeover, or another form. `pid`: whose, 0 where that is not known."""
+
+    def __init__(self, text: str, pid: int = 0) -> None:
+        super().__init__(text)
+        self.pid = pid
+
+
 def take_over(run_dir: Path) -> Inherited:
     """Take over from the daemon that has this run directory; it has stopped forwarding, and we do.
 
@@ -39,12 +47,15 @@ def take_over(run_dir: Path) -> Inherited:
         try:
             connection.connect(str(run_dir / socket_name))
         except OSError as error:
-            raise CannotTakeOver(f"the daemon that has {run_dir} cannot be asked: {error.strerror}") from error
-        _, uid = peer_of(connection)
+            raise OtherVersion(f"the daemon that has {run_dir} cannot be asked: {error.strerror}") from error
+        pid, uid = peer_of(connection)
         if uid not in (0, os.geteuid()):
             raise CannotTakeOver(f"{run_dir / socket_name} is user {uid}'s, neither root's nor ours")
         try:
             return _converse(connection, run_dir)
+        except OtherVersion as error:
+            error.pid = pid
+            raise
         except Broken as error:
             raise CannotTakeOver(str(error)) from error
 
@@ -60,6 +71,8 @@ def _converse(connection: socket.socket, run_dir: Path) -> Inherited:
         kept.close()
         with suppress(Broken):  # it has gone already where it refused, or where it is what is wrong
             say(connection, "cannot", reason=str(error))
+        if isinstance(error, CannotTakeOver):
+            raise
         raise CannotTakeOver(str(error)) from error
     try:
         say(connection, "ready")
@@ -69,6 +82,7 @@ def _converse(connection: socket.socket, run_dir: Path) -> Inherited:
             inherited.running.append((device, told))
         inherited.hold_directory(run_dir, kept.by_name.get(run_dir_lock))
         say(connection, "forwarding")
+        hear(connection, "yours")
     except (HostError, BadInput, CoreError, ValueError) as error:
         for device in opened:
             device.leave()
@@ -84,7 +98,7 @@ def _state(connection: socket.socket, kept: Kept) -> Carried:
     while True:
         message, fds = hear(connection, "descriptors", "state", "refused")
         if message["word"] == "refused":
-            raise CannotTakeOver(f"the other daemon refuses: {message.get('reason')!s:.400}")
+            raise OtherVersion(f"the other daemon refuses: {message.get('reason')!s:.400}")
         if message["word"] == "state":
             return decode(_blob(message, fds))
         names = message.get("names")

@@ -94,6 +94,10 @@ class SystemdNode:
         pid = self.systemctl("show", "-P", "MainPID", "dataplane")
         run(None, "nsenter", "-t", self._first(), "-m", "-p", "kill", "-9", pid)
 
+    def started(self) -> float:
+        """When the daemon that runs began, as Unix time."""
+        return float(wait_for(self.node.status, 30, "the status")["started"])
+
     def wait_other(self, started: float) -> None:
         """Wait until a daemon that began after `started` is ready."""
 

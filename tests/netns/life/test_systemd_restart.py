@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from dataplane.keepers.device import receive_queues, tun_queues, vxlan_sources
 from dataplane.lab.cluster import Lab, net_conf
 from dataplane.lab.commands import CommandFailed, wait_for
 from dataplane.lab.steady import Steady
@@ -44,7 +45,7 @@ def test_nothing_is_lost(command: Path, backend: str, workers: int) -> None:
             device = (service.node.status() or {})["devices"][0]
             for name, restart in ways.items():
                 for version in (4, 6):
-                    started = (service.node.status() or {})["started"]
+                    started = service.started()
                     with Steady(*lab.pods, version) as steady:
                         restart(service)
                         service.wait_other(started)
@@ -69,7 +70,7 @@ def test_a_service_that_does_not_come_up_again_is_carried_for(command: Path) -> 
             service.wait_other(0)
             service.node.add_pod()
             lab.start("dataplane")
-            started = (service.node.status() or {})["started"]
+            started = service.started()
             right = service.settings.read_text()
             with Steady(*lab.pods) as steady:
                 bad = service.node.directory / "bad.json"
@@ -86,5 +87,31 @@ def test_a_service_that_does_not_come_up_again_is_carried_for(command: Path) -> 
             log = service.node.log()
             assert "carries until the next has taken over" in log and f"{bad}" in log, log
             wait_for(lambda: "-restart-" not in service.systemctl("list-units", "--plain"), 60, "the bridge to end")
+        finally:
+            service.close()
+
+
+def test_with_other_workers(command: Path) -> None:
+    """Sockets that systemd keeps are in nobody's way, and none of them takes a share of what comes."""
+    with Lab(net_conf("vxlan"), options=("--workers=2",)) as lab:
+        service = SystemdNode(lab, command)
+        try:
+            service.wait_other(0)
+            service.node.add_pod()
+            lab.start("dataplane")
+            with Steady(*lab.pods) as steady:
+                for workers in (1, 3):
+                    started = service.started()
+                    text = service.settings.read_text()
+                    service.settings.write_text(f"{text}FLANNELD_WORKERS={workers}\n")
+                    service.systemctl("restart", "dataplane")
+                    service.wait_other(started)
+                    lab.wait_converged()
+                    assert lab.pods[0].ping(lab.pods[1], count=20).ok
+                seen = steady.stop()
+            assert (seen.tcp_broken, seen.tcp_missing) == ("", 0), f"{seen}\n{lab.logs()}"
+            assert (service.node.status() or {})["devices"][0]["workers"] == 3
+            kept = int(service.systemctl("show", "-P", "NFileDescriptorStore", "dataplane"))
+            assert kept == 3 * (tun_queues + receive_queues) + vxlan_sources
         finally:
             service.close()

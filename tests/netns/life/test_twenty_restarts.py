@@ -44,7 +44,7 @@ def test_by_systemd(tmp_path_factory: pytest.TempPathFactory, backend: str, work
             with flooded(loud.name, quiet.address, 500.0), Steady(one, other) as steady:
                 restarts = 0
                 while restarts < 20 or steady.elapsed_s < 31:
-                    started = (service.node.status() or {})["started"]
+                    started = service.started()
                     service.systemctl("restart", "dataplane")
                     service.wait_other(started)
                     restarts += 1

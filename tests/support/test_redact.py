@@ -36,6 +36,7 @@ secrets = st.text(string.ascii_letters + string.digits + "+/=._~!$%^*()-", min_s
 @pytest.mark.parametrize("form", forms)
 @given(secret=secrets, before=st.sampled_from(["", "line\n", "a=b "]), after=st.sampled_from(["", "\nline", " rest"]))
 def test_no_secret_is_left(form: str, secret: str, before: str, after: str) -> None:
+    assume(secret not in form + taken_out)
     if form.startswith("http://{}"):
         assume("/" not in secret)  # that would be a path
     text = f"{before}{form.format(secret)}{after}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 taken_out = "[taken out]"
-_words = "passw(?:or)?d|passphrase|token|secret|api[-_]?key|credential|authorization|client[-_]key[-_]data"
+_words = "passw(?:or)?d|passphrase|token|secret|api[-_]?key|credential|authorization|client[-_]key[-_]data|psk"
 # From the beginning of a word, and bounded: a log line may be one word of megabytes.
 _begins = r"(?<![\w.-])"
 _name = rf"[\w.-]{{0,64}}?(?:{_words})[\w.-]{{0,64}}"

@@ -27,6 +27,7 @@ forms = [
     "-----BEGIN EC PRIVATE KEY-----\n{}",
     "aws_secret_access_key = {}",
     "X-API-Key: {}",
+    '{{"Type": "wireguard", "PSK": "{}"}}',
 ]
 secrets = st.text(string.ascii_letters + string.digits + "+/=._~!$%^*()-", min_size=8, max_size=40).filter(
     lambda text: text[0].isalnum()

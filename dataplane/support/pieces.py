@@ -7,7 +7,6 @@ in time and size, and no secret's file is read.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,11 +14,11 @@ from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
 
+from dataplane.host.command import find
 from dataplane.support.redact import redact
 
 limit_s = 20.0
 most_bytes = 4 << 20
-_path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _settings = (
     "net/ipv4/ip_forward",
     "net/ipv4/conf/*/rp_filter",
@@ -130,7 +129,7 @@ def _own(command: str, run_dir: Path) -> tuple[str, ...]:
 
 def _output(words: tuple[str, ...]) -> str:
     """Return what a command prints; one that fails and prints something is told with its exit code."""
-    path = shutil.which(words[0], path=_path)
+    path = find(words[0])
     if path is None:
         raise NotHad(f"{words[0]} is not installed")
     try:

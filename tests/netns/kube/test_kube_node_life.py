@@ -114,6 +114,11 @@ def network_said(server: Server, name: str) -> bool:
     return [one["status"] for one in conditions if one["type"] == "NetworkUnavailable"] == ["False"]
 
 
+def wait_route_gone(node: DaemonNode, subnet: str) -> None:
+    """The kernel's routes follow the peers that status shows, a moment later."""
+    wait_for(lambda: f"{subnet} " not in node.run("ip", "route").stdout, 90, f"the route of {subnet} to go")
+
+
 def wait_withdrawn(pair: Pair, subnet: str, reason: str = 'nodes "node2" not found') -> None:
     """Wait until node2's daemon waits for its Node, and see that nothing is left that would carry a packet."""
     node = pair.node
@@ -128,7 +133,7 @@ def wait_withdrawn(pair: Pair, subnet: str, reason: str = 'nodes "node2" not fou
     assert first not in node.run("ip", "route").stdout
     assert not node.subnet_file.exists()
     wait_for(lambda: subnet not in peers(pair.peer), 90, "its peer to forget it")
-    assert f"{subnet} " not in pair.peer.run("ip", "route").stdout
+    wait_route_gone(pair.peer, subnet)
     assert not pair.pod.ping(pair.peers_pod, count=1, wait_s=1.0).ok
 
 
@@ -184,7 +189,7 @@ def test_a_node_made_anew_with_another_subnet(pair: Pair) -> None:
     wait_taken_up(pair, new)
     wait_for(lambda: old not in pair.node.run("nft", "list", "ruleset").stdout, 90, "rules of the new subnet alone")
     assert new in pair.node.run("nft", "list", "ruleset").stdout
-    assert f"{old} " not in pair.peer.run("ip", "route").stdout
+    wait_route_gone(pair.peer, old)
     pod = pair.pod_anew()
     assert pod.address.startswith("10.244.33.")
     both_ways(pair)
